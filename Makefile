@@ -1,0 +1,58 @@
+# `make demo` and `make test` need Python 3.11 or newer, pip and make; nothing else.
+
+# The first interpreter that starts and is new enough; PYTHON=/path/to/python overrides.
+ifndef PYTHON
+PYTHON := $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+  && { echo $$p; break; }; done)
+endif
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/ready
+DEMO := runs/demo
+JOBS ?= 2# test processes
+ARGS ?=# more words for pytest, as in: make test ARGS="-m parity"
+
+# Compiled programs are kept, so that a second run does not compile again.
+JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
+
+.PHONY: help setup test demo lint fmt check clean
+
+help: ## print this list (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## make .venv and install the pinned requirements
+
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { \
+	  echo "No Python >= 3.11 found: install one, or name it with PYTHON=..."; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON) (a few minutes, once)"
+	"$(PYTHON)" -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test: $(READY) ## run the tests (JOBS=2 processes; ARGS="..." goes to pytest)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+demo: $(READY) ## draw a data set, train on it, print its AP table, draw detections
+	$(PY) tools/make_shapes.py --out=$(DEMO)/data --train=240 --val=60 --seed=0
+	$(PY) train.py --config=configs/demo.py --workdir=$(DEMO)
+	$(PY) eval.py --config=configs/demo.py --workdir=$(DEMO) --pictures
+
+lint: $(READY) ## check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+fmt: $(READY) ## repair style and formatting
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+check: lint test ## lint, then test
+
+clean: ## remove the demo, caches and build products (not .venv)
+	rm -rf $(DEMO) .cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

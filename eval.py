@@ -1,0 +1,68 @@
+"""Scores a detector: python eval.py --config=... --workdir=DIR, or --weights=FILE.
+
+With a workdir its own configuration and newest checkpoint are used (fields given on the
+command line win) and `eval.json` is written there. --pictures also draws predictions
+beside ground truth.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from frcnn_jax import build, cli, vis
+from frcnn_jax.data import records, transforms
+from frcnn_jax.evaluation import coco
+from frcnn_jax.training import distributed
+
+FLAGS = flags.FLAGS
+cli.define_config(required=False)
+flags.DEFINE_string("workdir", None, "Folder of a run to score.")
+flags.DEFINE_string("weights", None, "Weights file to score instead of a checkpoint.")
+flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
+flags.DEFINE_bool("pictures", False, "Draw predictions beside ground truth.")
+flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
+
+
+def main(argv: list[str]) -> None:
+    cli.refuse_extra(argv)
+    loaded = build.trained(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")
+    out.mkdir(parents=True, exist_ok=True)
+    run = cli.checked(loaded.run)
+    data = build.dataset(run, run.eval.split or run.data.val, training=False)
+    if loaded.labels:
+        data = records.align_classes(data, loaded.labels.class_names)
+    mesh = distributed.make_mesh()
+    evaluator = build.Evaluator(run, data, mesh)
+    results = evaluator.results(distributed.replicate(loaded.variables, mesh))
+    metrics = evaluator.metrics(results)
+    coco.save(metrics, out / "eval.json")
+    (out / "results.json").write_text(json.dumps(results) + "\n")
+    print(f"{loaded.source} on {data.name}\n{coco.table(metrics)}")
+    print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")
+    if FLAGS.pictures:
+        folder = out / "pictures"
+        count = draw(data, results, folder, run.eval.max_pictures, FLAGS.score)
+        print(f"pictures: {folder} ({count} images and sheet.jpg)")
+
+
+def draw(data, results, folder: Path, count: int, score: float) -> int:
+    """Writes predictions beside ground truth for evenly chosen images, and a sheet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.unique(np.linspace(0, len(data.records) - 1, count).round().astype(int))
+    panels = []
+    for row in rows:
+        record = data.records[row]
+        found = coco.from_results(results, record.source_id, data.category_ids)
+        image = transforms.decode(record.path)
+        panel = vis.side_by_side(image, record, found, data.class_names, score)
+        vis.save(panel, folder / f"{record.path.stem}.jpg")
+        panels.append(panel)
+    vis.save(vis.contact_sheet(panels, 2), folder / "sheet.jpg")
+    return len(rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)

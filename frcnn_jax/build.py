@@ -1,0 +1,290 @@
+"""From a configuration to working parts. The only file that imports everything."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from flax import traverse_util
+
+from frcnn_jax import config
+from frcnn_jax.convert import files
+from frcnn_jax.convert.merge import merge
+from frcnn_jax.data import batching, coco, coco_classes, loader, records
+from frcnn_jax.detectors import faster_rcnn
+from frcnn_jax.evaluation import coco as coco_metric
+from frcnn_jax.evaluation import infer
+from frcnn_jax.training import checkpoint, distributed, loop, optimizer, schedule, step
+from frcnn_jax.training.state import TrainState, create
+from frcnn_jax.types import Batch, Detector, Variables
+
+
+class Labels(NamedTuple):
+    """What the classes of a model are called, label 1 first."""
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int | str, ...]
+
+
+def detector(model: config.FasterRCNN) -> Detector:
+    """The detector that a model section describes.
+
+    Errors: num_classes 0, which only the data can fill in.
+    """
+    if model.num_classes == 0:
+        raise ValueError(
+            "model.num_classes is 0 (taken from the data): load the data first, see"
+            " build.with_classes, or set the number"
+        )
+    return faster_rcnn.make(model)
+
+
+def with_classes(run: config.Run, dataset: records.Dataset) -> config.Run:
+    """The run with num_classes taken from the data; an own number has to agree."""
+    found = len(dataset.class_names)
+    if run.model.num_classes not in (0, found):
+        some = ", ".join(dataset.class_names[:5])
+        raise ValueError(
+            f"model.num_classes is {run.model.num_classes}, but {dataset.name} has"
+            f" {found} classes ({some}{', ...' if found > 5 else ''}); set"
+            " --config.model.num_classes=0 to take them from the data"
+        )
+    model = dataclasses.replace(run.model, num_classes=found)
+    return dataclasses.replace(run, model=model)
+
+
+def dataset(run: config.Run, split: str, training: bool) -> records.Dataset:
+    """A split of the run's data, with what was skipped or repaired printed."""
+    found = coco.load(run.data, split, training)
+    print(records.summary(found), flush=True)
+    return found
+
+
+def datasets(run: config.Run) -> tuple[config.Run, records.Dataset, records.Dataset]:
+    """The run with its number of classes, its training data and its validation data.
+
+    Validation classes are matched to the training ones by name.
+    """
+    train = dataset(run, run.data.train, training=True)
+    run = with_classes(run, train)
+    val = dataset(run, run.eval.split or run.data.val, training=False)
+    return run, train, records.align_classes(val, train.class_names)
+
+
+def labels_of(data: records.Dataset) -> Labels:
+    """Class names and category ids of a data set."""
+    return Labels(data.class_names, data.category_ids)
+
+
+def guessed_labels(model: config.FasterRCNN) -> Labels:
+    """COCO's names for 80 classes, numbers otherwise, for weights that name nothing."""
+    if model.num_classes == len(coco_classes.NAMES):
+        return Labels(coco_classes.NAMES, coco_classes.IDS)
+    numbers = range(1, model.num_classes + 1)
+    return Labels(tuple(f"class {n}" for n in numbers), tuple(numbers))
+
+
+def example_batch(hw: tuple[int, int] = (64, 64)) -> Batch:
+    """One blank image, enough to initialise a detector."""
+    arrays = batching.collate([None], hw, 8)
+    return Batch(**{name: jax.numpy.asarray(value) for name, value in arrays.items()})
+
+
+def fresh_variables(run: config.Run) -> Variables:
+    """Initial variables of the run's model, the same for the same seed."""
+    return detector(run.model).init(jax.random.key(run.seed), example_batch())
+
+
+def variables(run: config.Run, path: str) -> Variables:
+    """Fresh variables with the weights of a file put over them; prints what was done.
+
+    A file with a trunk only leaves the rest fresh; a whole detector must fit unless
+    `init.skip` names what does not.
+    """
+    fresh = traverse_util.flatten_dict(fresh_variables(run), sep="/")
+    fresh = {name: np.asarray(value) for name, value in fresh.items()}
+    found = files.load_variables(path, norm_eps=run.model.backbone.norm_eps)
+    loaded, optional = found.variables, ()
+    if not any("/rpn/" in name for name in loaded):
+        loaded, optional = _of_stages(loaded, fresh), ("(?!backbone/).*",)
+    merged, report = merge(fresh, loaded, run.init.skip, allow_missing=optional)
+    text = report.text().replace("\n", "\n  ")
+    print(f"weights {path} ({found.kind} names):\n  {text}", *found.notes, sep="\n  ")
+    nested = traverse_util.unflatten_dict(merged, sep="/")
+    return jax.tree.map(jax.numpy.asarray, nested)
+
+
+def _of_stages(loaded: Mapping, fresh: Mapping) -> dict[str, np.ndarray]:
+    """Drops stages that the model does not have, for trunks that end early."""
+    stages = {path.split("/")[2] for path in fresh if "/backbone/" in path}
+    return {k: v for k, v in loaded.items() if k.split("/")[2] in stages}
+
+
+class Evaluator:
+    """Scores variables on one split with the COCO metric."""
+
+    def __init__(self, run: config.Run, data: records.Dataset, mesh: jax.sharding.Mesh):
+        """Prepares batches; programs compile on first use, one per bucket."""
+        self.dataset = data
+        self._mesh = mesh
+        self._predict = step.make_predict_step(detector(run.model), mesh)
+        self._max_detections = run.model.roi.max_detections
+        self._batches = loader.eval_batches(
+            data,
+            run.data,
+            batch_size=_divisible(run.eval.batch_size, mesh),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def results(self, variables: Variables) -> list[dict[str, Any]]:
+        """Detections of the whole split as COCO results."""
+
+        def predict(arrays):
+            batch = distributed.to_batch(arrays, self._mesh)
+            found = self._predict(variables, batch)
+            return lambda: distributed.to_host((found, batch.image_id))
+
+        return infer.detections(predict, self._batches, self.dataset)
+
+    def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+        """The COCO figures of these results, overall and per class."""
+        cap = self._max_detections
+        return coco_metric.evaluate(self.dataset.annotations, results, cap)
+
+
+def _divisible(batch_size: int, mesh: jax.sharding.Mesh) -> int:
+    """The batch size rounded up to a multiple of the devices."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
+def train_batches(
+    run: config.Run, data: records.Dataset, start_step: int
+) -> loader.TrainBatches:
+    """This process's training batches from `start_step` on."""
+    return loader.train_batches(
+        data,
+        run.data,
+        batch_size=run.train.batch_size,
+        seed=run.seed,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def plan(run: config.Run, batches: batching.Schedule) -> loop.Plan:
+    """Epochs of the configuration as steps of this data set.
+
+    With `train.steps` set, epochs are shares of these steps.
+    """
+    train = run.train
+    total = train.steps or max(batches.epoch_start(train.epochs), 1)
+
+    def epoch_start(epoch: float) -> int:
+        if train.steps:
+            return round(epoch / train.epochs * train.steps)
+        return batches.epoch_start(epoch)
+
+    every = train.eval_every or train.epochs
+    evals = {epoch_start(every * (i + 1)) for i in range(int(train.epochs / every))}
+    evals = frozenset(s for s in evals if 0 < s < total) | {total}
+    saves = evals
+    if train.checkpoint_every:
+        saves = frozenset(range(0, total, train.checkpoint_every)) | {total}
+    rate = schedule.learning_rate(train, tuple(map(epoch_start, train.milestones)))
+    images = train.batch_size / batches.num_records
+    return loop.Plan(total, lambda done: done * images, rate, evals, saves)
+
+
+def training_state(
+    run: config.Run, mesh: jax.sharding.Mesh, plan: loop.Plan, *, load: bool
+) -> tuple[TrainState, optax.GradientTransformation]:
+    """The state before the first step, on the devices, and its optimiser.
+
+    With `load` the weights of `init.load` are put in; without, only shapes matter.
+    """
+    path = run.init.load if load else ""
+    start = variables(run, path) if path else fresh_variables(run)
+    tx = optimizer.sgd(run.train, plan.rate)
+    return distributed.replicate(create(start, tx, run.train.freeze), mesh), tx
+
+
+def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
+    """Writes `config.json`, or checks that the one there describes the same model.
+
+    Errors: a workdir with another model, seed, batch size or classes; other differences
+    are printed.
+    """
+    path = workdir / "config.json"
+    if path.exists():
+        old, old_labels = load_run(workdir)
+        changed = config.differences(old, run)
+        for name, (before, now) in changed.items():
+            print(f"changed since this run began: {name} {before!r} -> {now!r}")
+        fixed = ("model.", "seed", "train.batch_size", "train.freeze")
+        broken = [name for name in changed if name.startswith(fixed)]
+        if old_labels != labels:
+            broken.append("the classes of the data")
+        if broken:
+            raise ValueError(
+                f"{workdir} holds a run with other settings ({', '.join(broken)}):"
+                " continue it with the old ones or choose another --workdir"
+            )
+    content = {"run": dataclasses.asdict(run), **labels._asdict()}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def load_run(workdir: str | Path) -> tuple[config.Run, Labels]:
+    """The run and the classes that a folder was trained with."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist: {workdir} is not the folder of a run; train one"
+            " with train.py --workdir"
+        )
+    content = json.loads(path.read_text())
+    labels = Labels(tuple(content["class_names"]), tuple(content["category_ids"]))
+    return config.from_dict(content["run"]), labels
+
+
+class Trained(NamedTuple):
+    """A model ready to predict."""
+
+    run: config.Run
+    labels: Labels | None  # None: the weights do not say
+    variables: Variables
+    source: str  # for people
+
+
+def trained(
+    run: config.Run | None, workdir: str | None, weights: str | None
+) -> Trained:
+    """A model from a run's folder, from a weights file, or both (the file wins).
+
+    Without a configuration the folder's own is used.
+    """
+    labels = None
+    if workdir is not None:
+        own, labels = load_run(workdir)
+        run = own if run is None else with_own_model(run, own)
+    elif run is None or weights is None:
+        raise ValueError("name a --workdir, or both --config and --weights")
+    if weights is not None:
+        return Trained(run, labels, variables(run, weights), weights)
+    like = distributed.replicate(fresh_variables(run), distributed.make_mesh(1))
+    with checkpoint.Checkpoints(workdir, run.train.keep_checkpoints) as saved:
+        found, step_number = saved.restore_variables(like)
+    return Trained(run, labels, found, f"{workdir} at step {step_number}")
+
+
+def with_own_model(run: config.Run, own: config.Run) -> config.Run:
+    """The run with the number of classes that the folder's run got from its data."""
+    if run.model.num_classes == 0:
+        model = dataclasses.replace(run.model, num_classes=own.model.num_classes)
+        return dataclasses.replace(run, model=model)
+    return run

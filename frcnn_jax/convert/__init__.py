@@ -1,0 +1,7 @@
+"""Weights of other detectors to and from our flat `{path: array}`.
+
+`rules` is the mechanism, `layouts` what happens to one array, one module per lineage
+holds its table of names, `files` reads and writes, `merge` puts weights into a model.
+Everything here speaks parameter paths and numpy arrays; nothing needs a
+model, jax or torch.
+"""

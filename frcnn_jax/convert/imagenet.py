@@ -1,0 +1,183 @@
+"""Classification ResNets with torchvision's names, to and from our backbone.
+
+Names: `conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.bn1`, `layer1.0.downsample.0` (the
+shortcut's convolution) and `.1` (its batch norm), `fc`, as in torchvision.models.resnet
+(0.29). Detection lineages that wrap the same trunk reuse `resnet_rules` with a prefix.
+
+Two kinds of files: with batch norm, or with batch norm folded into the convolutions
+(`conv1.weight` and `conv1.bias`, no `bn` names). The `fc` classifier is dropped and
+reported. A stage with an array missing is dropped whole and reported: half a stage
+would train from a mixture that nobody chose.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from frcnn_jax.convert.layouts import CLASSIFIER
+from frcnn_jax.convert.rules import (
+    Conversion,
+    ConversionError,
+    Flat,
+    Rule,
+    batch_norm,
+    conv,
+    convert,
+    invert,
+)
+
+STAGES = (1, 2, 3, 4)
+
+
+def stem_rules(theirs: str, ours: str) -> list[Rule]:
+    """Returns the rules of the stem; `theirs` and `ours` are prefixes."""
+    return [
+        *conv(f"{theirs}conv1", f"{ours}stem/conv", bias=False),
+        *batch_norm(f"{theirs}bn1", f"{ours}stem/norm"),
+    ]
+
+
+def stage_rules(theirs: str, ours: str) -> list[Rule]:
+    """Returns the rules of one stage of basic, bottleneck or ResNeXt blocks.
+
+    `theirs` and `ours` are the names of the stage: `layer1`, `backbone/layer1`.
+    """
+    block, our_block = f"{theirs}.{{block}}", f"{ours}/block{{block}}"
+    rules = []
+    for i in (1, 2, 3):
+        rules += conv(f"{block}.conv{i}", f"{our_block}/conv{i}", bias=False)
+        rules += batch_norm(f"{block}.bn{i}", f"{our_block}/norm{i}")
+    rules += conv(f"{block}.downsample.0", f"{our_block}/shortcut_conv", bias=False)
+    rules += batch_norm(f"{block}.downsample.1", f"{our_block}/shortcut_norm")
+    return rules
+
+
+def resnet_rules(theirs: str, ours: str) -> list[Rule]:
+    """Returns the rules of a whole trunk; `theirs` and `ours` are prefixes."""
+    rules = stem_rules(theirs, ours)
+    for stage in STAGES:
+        rules += stage_rules(f"{theirs}layer{stage}", f"{ours}layer{stage}")
+    return rules
+
+
+RULES = (
+    *resnet_rules("", "backbone/"),
+    Rule("fc.weight", "", CLASSIFIER),
+    Rule("fc.bias", "", CLASSIFIER),
+)
+
+
+def conversion(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Conversion:
+    """Turns a classification state dict into backbone variables, with what was dropped.
+
+    `norm_eps` is the epsilon of the model's batch norm; only folded files need it (see
+    `unfold`). Stages with missing arrays and the classifier are in `unused` with the
+    reason. Raises ConversionError for names outside torchvision's, or without a stem.
+    """
+    whole = unfold(state, norm_eps=norm_eps) if is_folded(state) else state
+    lacking = [name for name in _layer_names("conv1", "bn1") if name not in whole]
+    if lacking:
+        raise ConversionError(f"the stem of a ResNet lacks {', '.join(lacking)}")
+    reasons = _incomplete_stages(whole)
+    dropped = {name: r for name in state if (r := reasons.get(name.split(".")[0]))}
+    whole = {k: array for k, array in whole.items() if k.split(".")[0] not in reasons}
+    converted = convert(whole, RULES)
+    return Conversion(converted.variables, {**converted.unused, **dropped})
+
+
+def from_state_dict(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Flat:
+    """Returns the variables of `conversion`."""
+    return conversion(state, norm_eps=norm_eps).variables
+
+
+def to_state_dict(variables: Mapping[str, np.ndarray]) -> Flat:
+    """Turns backbone variables into torchvision's names, without the classifier.
+
+    Takes `params/backbone/...` and `batch_stats/backbone/...` only, and raises
+    ConversionError for any other path. A folded file comes back with batch norm, the
+    same function under other names.
+    """
+    return invert(variables, RULES)
+
+
+def is_folded(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether the batch norm of a ResNet is folded into its convolutions."""
+    has_norm = any(re.search(r"(^|\.)(bn\d|downsample\.1)\.", name) for name in state)
+    return "conv1.bias" in state and not has_norm
+
+
+def unfold(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Flat:
+    """Gives a folded state dict its batch norms back, as the identity plus the bias.
+
+    Batch norm is scale * (x - mean) / sqrt(var + eps) + bias, so scale 1, mean 0 and
+    var 1 - eps leave the convolution as it is, to float32 rounding. The original
+    statistics are gone: frozen batch norm equals the trained network, re-estimated
+    statistics would not.
+    """
+    unfolded = {}
+    for name, array in state.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf != "bias" or module == "fc":
+            unfolded[name] = array
+            continue
+        norm = _norm_of(module)
+        bias = np.asarray(array)
+        unfolded[f"{norm}.weight"] = np.ones_like(bias)
+        unfolded[f"{norm}.bias"] = bias
+        unfolded[f"{norm}.running_mean"] = np.zeros_like(bias)
+        unfolded[f"{norm}.running_var"] = np.full_like(bias, 1 - norm_eps)
+    return unfolded
+
+
+def _norm_of(conv_module: str) -> str:
+    """Returns the batch norm that follows a convolution in torchvision's names."""
+    if conv_module.endswith("downsample.0"):
+        return conv_module.removesuffix("0") + "1"
+    head, found, number = conv_module.rpartition("conv")
+    return f"{head}bn{number}" if found else conv_module
+
+
+def _incomplete_stages(state: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns stage name -> why it cannot be used, for stages with arrays missing."""
+    reasons = {}
+    for stage in STAGES:
+        names = [name for name in state if name.startswith(f"layer{stage}.")]
+        missing = [name for name in _stage_names(stage, names) if name not in state]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            reasons[f"layer{stage}"] = (
+                f"layer{stage} is incomplete (no {missing[0]}{more}) and dropped "
+                f"whole; 'backbone/layer{stage}/.*' in init.skip leaves it fresh"
+            )
+    return reasons
+
+
+def _stage_names(stage: int, names: Sequence[str]) -> list[str]:
+    """Lists the names a stage must have, judged by the blocks and convs it mentions.
+
+    Trailing blocks that are not mentioned at all cannot be known here; `merge`
+    finds them missing in the model.
+    """
+    found = [re.match(r"layer\d\.(\d+)\.(?:conv|bn)(\d)\.", name) for name in names]
+    if not any(found):
+        # Nothing but a shortcut, or no such stage: the shortcut still needs its convs.
+        return [f"layer{stage}.0.conv1.weight"] if names else []
+    blocks = 1 + max(int(match[1]) for match in found if match)
+    convs = max(int(match[2]) for match in found if match)
+    pairs = [
+        (f"layer{stage}.{block}.conv{i}", f"layer{stage}.{block}.bn{i}")
+        for block in range(blocks)
+        for i in range(1, max(convs, 2) + 1)
+    ]
+    # The first block changes the number of channels, except in stage 1 of ResNet-18/34.
+    if stage > 1 or convs == 3:
+        shortcut = f"layer{stage}.0.downsample"
+        pairs.append((f"{shortcut}.0", f"{shortcut}.1"))
+    return [name for pair in pairs for name in _layer_names(*pair)]
+
+
+def _layer_names(conv_module: str, norm_module: str) -> list[str]:
+    """Lists the arrays of a convolution and its batch norm, without step counters."""
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    return [f"{conv_module}.weight", *(f"{norm_module}.{leaf}" for leaf in leaves)]

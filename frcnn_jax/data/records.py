@@ -1,0 +1,103 @@
+"""What a data set is once read: records, class names and the table of category ids.
+
+Conventions: boxes are xyxy in ORIGINAL image pixels, continuous (width = x2 - x1).
+Labels are 1..C; label l stands for `category_ids[l - 1]`, and this is the only table
+between the two. Records hold paths, not pixels; nothing here opens an image.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COCO_MAX_DETECTIONS = 100  # per image, in the official metric
+
+
+class Record(NamedTuple):
+    """One image and its boxes."""
+
+    path: Path
+    source_id: int | str  # the image id in the JSON
+    width: int  # as in the JSON
+    height: int
+    boxes: np.ndarray  # [N, 4] float32, original pixels, inside the image
+    labels: np.ndarray  # [N] int32, 1..C
+    crowd: np.ndarray  # [N] bool
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split, ready for training or scoring."""
+
+    name: str
+    records: tuple[Record, ...]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int | str, ...]  # of label 1, label 2, ...
+    annotations: dict[str, Any]  # cleaned COCO dictionary of these images, for scoring
+    skipped: dict[str, int]  # what was dropped or repaired, and how often
+
+
+def summary(dataset: Dataset) -> str:
+    """Describe a data set in a few lines: sizes, classes, and all that was not kept."""
+    counts = Counter(int(label) for r in dataset.records for label in r.labels)
+    per_image = [len(r.labels) for r in dataset.records]
+    lines = [
+        f"{dataset.name}: {len(per_image)} images ({per_image.count(0)} without boxes),"
+        f" {sum(per_image)} boxes, {len(dataset.class_names)} classes",
+        "  boxes per class: "
+        + ", ".join(
+            f"{name} {counts[label]}"
+            for label, name in enumerate(dataset.class_names, start=1)
+        ),
+    ]
+    crowded = sum(n > COCO_MAX_DETECTIONS for n in per_image)
+    if crowded:
+        lines.append(
+            f"  note: {crowded} images hold more than {COCO_MAX_DETECTIONS} boxes (up"
+            f" to {max(per_image)}); the COCO metric counts {COCO_MAX_DETECTIONS}"
+            " detections per image, so they cannot reach full recall"
+        )
+    lines += [f"  {reason}: {n}" for reason, n in sorted(dataset.skipped.items())]
+    return "\n".join(lines)
+
+
+def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """Relabel a data set so that label l means `class_names[l - 1]`, by name.
+
+    For a validation split whose JSON orders or numbers its categories differently from
+    the training split. Records and `category_ids` are permuted; the scoring
+    dictionary keeps its own ids. Raises ValueError when the two sets of names differ.
+    """
+    own = dataset.class_names
+    missing = [name for name in class_names if name not in own]
+    extra = [name for name in own if name not in class_names]
+    if missing or extra:
+        raise ValueError(
+            f"{dataset.name}: classes differ from the ones expected:"
+            + "".join(f" {name!r} is missing{_hint(name, own)};" for name in missing)
+            + "".join(
+                f" {name!r} is not expected{_hint(name, class_names)};"
+                for name in extra
+            )
+            + " make the names equal in both JSON files, or choose common ones with"
+            " data.classes"
+        )
+    new_label = np.zeros(len(own) + 1, np.int32)
+    for old, name in enumerate(own, start=1):
+        new_label[old] = list(class_names).index(name) + 1
+    return dataclasses.replace(
+        dataset,
+        records=tuple(r._replace(labels=new_label[r.labels]) for r in dataset.records),
+        class_names=tuple(class_names),
+        category_ids=tuple(dataset.category_ids[own.index(n)] for n in class_names),
+    )
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

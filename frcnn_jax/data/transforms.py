@@ -1,0 +1,205 @@
+"""From a file to the pixels and boxes of one sample: decode, resize, flip.
+
+Conventions: images are uint8 RGB [H, W, 3]. Boxes are xyxy, continuous; functions say
+whether they are in original or in network (resized) pixels. Nothing here is random
+but `draw`, which takes its generator.
+
+Not here: normalisation (done on the device), padding (see `batching`), crops, colour
+changes. A JPEG with flipped bits inside decodes to wrong pixels without a word from
+OpenCV; only cut files are sure to be found.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from frcnn_jax import config
+from frcnn_jax.data.records import Record
+
+FORMATS = {  # first bytes -> name
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"RIFF": "WebP",
+    b"II*\x00": "TIFF",
+    b"MM\x00*": "TIFF",
+}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # marker of a complete file
+
+
+class BadImage(ValueError):
+    """An image file that cannot be used; the message names it and says why."""
+
+
+class Sample(NamedTuple):
+    """One image of a batch before padding."""
+
+    image: np.ndarray  # [h, w, 3] uint8 RGB, network pixels
+    scale_xy: np.ndarray  # [2] float32, network pixels per original pixel
+    boxes: np.ndarray  # [N, 4] float32, network pixels
+    labels: np.ndarray  # [N] int32, 1..C
+    crowd: np.ndarray  # [N] bool
+    image_id: int  # row of the record in its data set
+
+
+class Pixels(NamedTuple):
+    """A decoded image and what was odd about it."""
+
+    image: np.ndarray  # [H, W, 3] uint8 RGB, original pixels
+    note: str  # "" when file and record agree
+
+
+def decode(path) -> np.ndarray:
+    """Read an image file as uint8 RGB [H, W, 3], turned as its EXIF tag says.
+
+    16-bit images are scaled to 8 bits, grey ones repeated, alpha is dropped (the hidden
+    colour shows), palettes and CMYK converted, of animations the first frame is taken.
+    Raises BadImage for a file that is missing, empty, cut off, or no image.
+    """
+    return _decode(_read(path), path, upright=True)
+
+
+def read_pixels(record: Record) -> Pixels:
+    """Decode a record's image and settle it with the size its JSON states.
+
+    The picture turned by EXIF is used when it has the stated size; else the picture as
+    stored, when that one has it; else, when all boxes lie in the file's picture, that
+    picture, with a note. Raises BadImage when boxes leave it (one pixel is forgiven).
+    """
+    encoded = _read(record.path)
+    turned = _decode(encoded, record.path, upright=True)
+    stated_hw = (record.height, record.width)
+    if turned.shape[:2] == stated_hw:
+        return Pixels(turned, "")
+    stored = _decode(encoded, record.path, upright=False)
+    if stored.shape[:2] == stated_hw:
+        return Pixels(stored, "EXIF rotation not applied: the JSON goes without it")
+    h, w = turned.shape[:2]
+    sizes = f"the file is {w}x{h}, the JSON says {record.width}x{record.height}"
+    if len(record.boxes) and (record.boxes[:, 2:].max(0) > (w + 1, h + 1)).any():
+        raise BadImage(f"{record.path}: {sizes} and boxes leave the file's picture")
+    return Pixels(turned, f"size differs from the JSON: {sizes}")
+
+
+def _read(path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(encoded: bytes, path, *, upright: bool) -> np.ndarray:
+    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    name = _format(encoded)
+    if not encoded:
+        raise BadImage(f"{path}: empty file")
+    # OpenCV 4 fills the lost part of a cut JPEG with grey and says nothing.
+    if name in ENDS and ENDS[name] not in encoded:
+        raise BadImage(f"{path}: truncated {name} (its end marker is missing)")
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+        reason = ""
+    except cv2.error as error:
+        image, reason = None, f": {error.err}"
+    if image is None and name:
+        raise BadImage(f"{path}: truncated, damaged or unsupported {name}{reason}")
+    if image is None:
+        raise BadImage(f"{path}: not an image (starts with {_start(encoded)}){reason}")
+    return image
+
+
+def _format(encoded: bytes) -> str:
+    return next((n for magic, n in FORMATS.items() if encoded.startswith(magic)), "")
+
+
+def _start(encoded: bytes) -> str:
+    text = encoded[:24].decode("utf-8", "replace").split("\n")[0].split(">")[0]
+    return repr(text.split(" ")[0] or encoded[:8])
+
+
+def resized_hw(h: int, w: int, short_side: int, max_side: int) -> tuple[int, int]:
+    """Give the size at which the short side is `short_side` or the long `max_side`.
+
+    mmdetection's rule (mmcv 2.1.0 `rescale_size`), exactly:
+    k = min(max_side / long, short_side / short), then int(side * k + 0.5); but never
+    below one pixel, where the peer fails.
+    """
+    k = min(max_side / max(h, w), short_side / min(h, w))
+    return max(1, int(h * k + 0.5)), max(1, int(w * k + 0.5))
+
+
+def resize(image: np.ndarray, hw: tuple[int, int], kind: str) -> np.ndarray:
+    """Resample uint8 [H, W, C] to size `hw` bilinearly, without antialiasing.
+
+    "cv2_u8" is OpenCV's fixed-point rule (mmdetection, bit for bit); "cv2_f32" is the
+    float rule (torch `interpolate`, to 0.006 grey levels) rounded to whole levels.
+    """
+    size = (hw[1], hw[0])
+    if kind == "cv2_u8":
+        return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    if kind == "cv2_f32":
+        floats = cv2.resize(
+            image.astype(np.float32), size, interpolation=cv2.INTER_LINEAR
+        )
+        return np.rint(floats).clip(0, 255).astype(np.uint8)
+    raise ValueError(f"data.resize is {kind!r}; it must be 'cv2_u8' or 'cv2_f32'")
+
+
+def scale_boxes(
+    boxes: np.ndarray, scale_xy: np.ndarray, hw: tuple[int, int]
+) -> np.ndarray:
+    """Carry boxes [N, 4] from original to network pixels, clipped to `hw`.
+
+    `scale_xy` are the true factors of each axis (new / old size), as mmdetection uses.
+    """
+    limit = np.array([hw[1], hw[0]] * 2, np.float32)
+    factor = np.tile(np.asarray(scale_xy, np.float32), 2)
+    return np.clip(np.asarray(boxes, np.float32) * factor, 0, limit)
+
+
+def hflip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mirror an image and its boxes: x1' = w - x2, x2' = w - x1 (no -1)."""
+    w = np.float32(image.shape[1])
+    x1, y1, x2, y2 = boxes.T
+    return cv2.flip(image, 1), np.stack([w - x2, y1, w - x1, y2], axis=1)
+
+
+def draw(data: config.Data, rng: np.random.Generator) -> tuple[int, bool]:
+    """Draw one training image's short side and whether it is mirrored.
+
+    Both are always drawn, in this order, so that switching one off leaves the other.
+    """
+    sides = data.short_sides
+    if data.short_side_mode == "choice":
+        short_side = sides[rng.integers(len(sides))]
+    elif data.short_side_mode == "range":
+        short_side = int(rng.integers(min(sides), max(sides) + 1))
+    else:
+        raise ValueError(
+            f"data.short_side_mode is {data.short_side_mode!r}; it must be 'choice' or"
+            " 'range'"
+        )
+    return short_side, bool(rng.random() < data.flip)
+
+
+def make_sample(
+    image: np.ndarray,
+    record: Record,
+    data: config.Data,
+    *,
+    short_side: int,
+    flip: bool,
+    image_id: int,
+) -> Sample:
+    """Resize a decoded image and its record's boxes, then mirror both if `flip`."""
+    h, w = image.shape[:2]
+    hw = resized_hw(h, w, short_side, data.max_side)
+    scale_xy = np.array([hw[1] / w, hw[0] / h], np.float32)
+    image = resize(image, hw, data.resize)
+    boxes = scale_boxes(record.boxes, scale_xy, hw)
+    if flip:
+        image, boxes = hflip(image, boxes)
+    return Sample(image, scale_xy, boxes, record.labels, record.crowd, image_id)

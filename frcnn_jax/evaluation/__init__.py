@@ -1,0 +1,1 @@
+"""Scoring: detections of a whole data set against its ground truth."""

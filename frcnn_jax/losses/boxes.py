@@ -1,0 +1,72 @@
+"""Box regression losses.
+
+A loss compares either deltas or decoded boxes; `BOX_LOSSES` says which. Nothing is
+reduced or weighted here.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from frcnn_jax.ops import boxes as box_ops
+
+
+class BoxLoss(NamedTuple):
+    """A loss and what it compares: encoded "deltas" or decoded "boxes"."""
+
+    function: Callable[[Array, Array], Array]
+    compares: str
+
+
+def l1(pred: Float[Array, "*b 4"], target: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+    """Sum of absolute differences; gradient 0 at equality."""
+    return jnp.abs(pred - target).sum(-1)
+
+
+def iou(pred: Float[Array, "*b 4"], target: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+    """-ln(IoU), IoU at least 1e-6 (Yu et al. 2016; mmdetection 3.3.0 IoULoss "log")."""
+    return -jnp.log(box_ops.clamp(box_ops.iou(pred, target), 1e-6, jnp.inf))
+
+
+def giou(
+    pred: Float[Array, "*b 4"], target: Float[Array, "*b 4"]
+) -> Float[Array, "*b"]:
+    """1 - GIoU (Rezatofighi et al. 2019; mmdetection 3.3.0 GIoULoss)."""
+    return 1.0 - box_ops.giou(pred, target)
+
+
+def bounded_iou(
+    pred: Float[Array, "*b 4"], target: Float[Array, "*b 4"]
+) -> Float[Array, "*b"]:
+    """Bounded IoU summed over x, y, w, h (Tychsen-Smith & Petersson 2018).
+
+    mmdetection 3.3.0 BoundedIoULoss: smooth L1 with beta 0.2, eps 1e-3; no gradient
+    reaches the target.
+    """
+    pred_xy, pred_wh = _centre_and_size(pred)
+    xy, wh = _centre_and_size(jax.lax.stop_gradient(target))
+    offset = 2.0 * jnp.abs(xy - pred_xy)
+    centre = 1.0 - jnp.maximum((wh - offset) / (wh + offset + 1e-3), 0.0)
+    ratio = jnp.minimum(wh / (pred_wh + 1e-3), pred_wh / (wh + 1e-3))
+    return smooth_l1(jnp.concatenate([centre, 1.0 - ratio], -1), 0.2).sum(-1)
+
+
+def smooth_l1(difference: Float[Array, "*b"], beta: float) -> Float[Array, "*b"]:
+    """Quadratic below `beta`, absolute value minus beta / 2 from there on."""
+    size = jnp.abs(difference)
+    return jnp.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
+
+
+def _centre_and_size(boxes):
+    return (boxes[..., :2] + boxes[..., 2:]) * 0.5, boxes[..., 2:] - boxes[..., :2]
+
+
+BOX_LOSSES = {
+    "l1": BoxLoss(l1, "deltas"),
+    "iou": BoxLoss(iou, "boxes"),
+    "giou": BoxLoss(giou, "boxes"),
+    "bounded_iou": BoxLoss(bounded_iou, "boxes"),
+}

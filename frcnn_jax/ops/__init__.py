@@ -1,0 +1,1 @@
+"""Pure functions on one image: no parameters, no config, no hidden randomness."""

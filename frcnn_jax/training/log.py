@@ -1,0 +1,96 @@
+"""What training says: progress lines, metrics.jsonl, TensorBoard where installed."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+SHOWN = {
+    "loss_rpn_cls": "rpn_cls",
+    "loss_rpn_bbox": "rpn_box",
+    "loss_cls": "cls",
+    "loss_bbox": "box",
+}
+
+
+class MetricLog:
+    """Appends numbers to `workdir/metrics.jsonl`, one JSON object a line."""
+
+    def __init__(self, workdir: str | Path):
+        """Opens the file; TensorBoard events go to `workdir/tensorboard`."""
+        self._file: TextIO = open(Path(workdir) / "metrics.jsonl", "a")
+        self._tensorboard = _tensorboard(Path(workdir) / "tensorboard")
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Records numbers of one step; None becomes null, other values are left out."""
+        numbers = {k: v for k, v in values.items() if v is None or _is_number(v)}
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            for name, value in numbers.items():
+                if value is not None:
+                    self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._file.close()
+        if self._tensorboard:
+            self._tensorboard.close()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _tensorboard(folder: Path):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
+
+
+def progress_line(
+    step: int, total: int, values: Mapping[str, float], *, seconds_left: float
+) -> str:
+    """One greppable line: where we are, losses, rate, speed, waiting, time left."""
+    parts = " ".join(f"{short} {values[name]:.3f}" for name, short in SHOWN.items())
+    return (
+        f"step {step:>{len(str(total))}}/{total}  epoch {values['epoch']:.2f}  "
+        f"loss {values['loss']:.4f} ({parts})  lr {values['lr']:.2e}  "
+        f"{values['images_per_s']:.1f} img/s  data wait {values['data_wait']:.0%}  "
+        f"eta {duration(seconds_left)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1h02m", 65 -> "1m05s", 5 -> "5s"."""
+    seconds = int(max(seconds, 0))
+    hours, minutes = divmod(seconds // 60, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+class Clock:
+    """Time and images since the last report, and how long the device stood idle."""
+
+    def __init__(self):
+        """Starts now."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins a new interval."""
+        self._start, self._images, self._idle = time.perf_counter(), 0, 0.0
+
+    def count(self, images: int, idle: float) -> None:
+        """Adds a step of so many images, before which the device idled for seconds."""
+        self._images += images
+        self._idle += idle
+
+    def report(self) -> dict[str, float]:
+        """images_per_s and data_wait (share of time) of the interval."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        speed = self._images / elapsed
+        return {"images_per_s": speed, "data_wait": min(self._idle / elapsed, 1.0)}

@@ -1,0 +1,71 @@
+"""Draws detections: python predict.py --workdir=DIR IMAGE_OR_DIR... --out=DIR.
+
+Instead of a workdir: --config=... --weights=FILE. Writes one picture per image and
+`predictions.json` in COCO results format.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from frcnn_jax import build, cli, vis
+from frcnn_jax.data import pictures, transforms
+from frcnn_jax.evaluation import coco
+from frcnn_jax.training import distributed, step
+from frcnn_jax.types import Detections
+
+FLAGS = flags.FLAGS
+cli.define_config(required=False)
+flags.DEFINE_string("workdir", None, "Folder of a trained run.")
+flags.DEFINE_string("weights", None, "Weights file, with --config.")
+flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
+flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
+
+
+def main(argv: list[str]) -> None:
+    paths = pictures.find(argv[1:])
+    model = build.trained(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    run = cli.checked(model.run)
+    labels = model.labels or build.guessed_labels(run.model)
+    out = Path(FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    mesh = distributed.make_mesh(1)
+    predict = step.make_predict_step(build.detector(run.model), mesh)
+    variables = distributed.replicate(model.variables, mesh)
+    numbers, results, drawn = list(range(len(paths))), [], 0
+    batch_size = min(run.eval.batch_size, len(paths))
+    for arrays, rows in pictures.batches(paths, run.data, batch_size):
+        found = predict(variables, distributed.to_batch(arrays, mesh))
+        found = distributed.to_host(found)
+        results += coco.to_results(
+            found, arrays["image_id"], numbers, labels.category_ids
+        )
+        for i, (_, path) in enumerate(rows):
+            one = Detections(*(part[i] for part in found))
+            drawn += draw(path, one, labels.class_names, out)
+    for result in results:
+        result["file_name"] = str(paths[result["image_id"]])
+    (out / "predictions.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(
+        f"{drawn} detections with score >= {FLAGS.score:g} drawn into {out};"
+        f" all {len(results)} are in {out / 'predictions.json'}"
+    )
+
+
+def draw(path: Path, found: Detections, names: tuple[str, ...], out: Path) -> int:
+    """Writes one picture and says what is on it."""
+    shown = (found.labels > 0) & (found.scores >= FLAGS.score)
+    boxes, labels, scores = found.boxes[shown], found.labels[shown], found.scores[shown]
+    image = transforms.decode(path)
+    picture = vis.draw(image, boxes, labels, scores, class_names=names)
+    vis.save(picture, out / f"{path.stem}.jpg")
+    counts = zip(*np.unique(labels, return_counts=True), strict=True)
+    listed = ", ".join(f"{count} {names[label - 1]}" for label, count in counts)
+    print(f"{path}: {listed or 'nothing found'}", flush=True)
+    return int(shown.sum())
+
+
+if __name__ == "__main__":
+    cli.run(main)

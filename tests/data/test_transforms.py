@@ -1,0 +1,311 @@
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from frcnn_jax import config
+from frcnn_jax.data import transforms
+from frcnn_jax.data.records import Record
+from frcnn_jax.data.transforms import BadImage
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "mmdet_preprocess.npz"
+
+
+def gradient(h=60, w=80):
+    """A picture that no rotation or mirroring maps onto itself."""
+    y, x = np.mgrid[:h, :w]
+    return np.stack([x * 3, y * 4, x + y], -1).astype(np.uint8)
+
+
+def encode(picture, kind="PNG", **options):
+    stream = io.BytesIO()
+    picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x112] = orientation
+    return tags
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content, name="picture.jpg"):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    return write
+
+
+def record(path, hw, boxes=()):
+    n = len(boxes)
+    return Record(
+        path,
+        1,
+        hw[1],
+        hw[0],
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.ones(n, np.int32),
+        np.zeros(n, bool),
+    )
+
+
+# ---- decoding
+
+
+def test_decodes_rgb_exactly(file):
+    np.testing.assert_array_equal(
+        transforms.decode(file(encode(gradient()))), gradient()
+    )
+
+
+def test_jpeg_equals_pillow(file):
+    content = encode(gradient(), "JPEG", quality=90)
+    expected = np.asarray(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(transforms.decode(file(content)), expected)
+
+
+def test_grey_palette_and_alpha_become_three_channels(file):
+    grey = Image.fromarray(gradient()).convert("L")
+    for kind in ("L", "LA", "1"):
+        picture = grey.convert(kind)
+        expected = np.asarray(picture.convert("RGB"))
+        np.testing.assert_array_equal(
+            transforms.decode(file(encode(picture))), expected
+        )
+    palette = Image.fromarray(gradient()).convert("P")
+    expected = np.asarray(palette.convert("RGB"))
+    for options in ({}, {"transparency": 0}):
+        decoded = transforms.decode(file(encode(palette, **options)))
+        np.testing.assert_array_equal(decoded, expected)
+    hidden = np.dstack([gradient(), np.zeros((60, 80), np.uint8)])
+    np.testing.assert_array_equal(transforms.decode(file(encode(hidden))), gradient())
+
+
+def test_sixteen_bits_are_scaled(file):
+    deep = (gradient().astype(np.uint16) * 257)[..., ::-1]  # OpenCV writes BGR
+    content = cv2.imencode(".png", deep)[1].tobytes()
+    np.testing.assert_array_equal(transforms.decode(file(content)), gradient())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(file, orientation):
+    content = encode(gradient(), "JPEG", quality=95, exif=exif(orientation))
+    turns = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }
+    stored = np.asarray(Image.open(io.BytesIO(content)))
+    np.testing.assert_array_equal(
+        transforms.decode(file(content)), turns[orientation](stored)
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "empty file"),
+        (b"<!DOCTYPE html><html>", r"not an image \(starts with '<!DOCTYPE'\)"),
+        (b"\x00\x01\x02", "not an image"),
+        (b"\xff\xd8\xff\xe0junk\xff\xd9", "damaged or unsupported JPEG"),
+    ],
+)
+def test_files_that_are_no_image(file, content, match):
+    path = file(content)
+    with pytest.raises(BadImage, match=match) as error:
+        transforms.decode(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(BadImage, match="none.jpg: cannot be read"):
+        transforms.decode(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {})],
+)
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+def test_cut_files_are_found(file, kind, options, share):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    content = encode(noise, kind, **options)
+    with pytest.raises(BadImage, match="truncated"):
+        transforms.decode(file(content[: int(len(content) * share)]))
+
+
+# ---- agreement with the JSON
+
+
+def test_record_of_the_turned_or_the_stored_picture(file):
+    path = file(encode(gradient(60, 80), "JPEG", exif=exif(6)))
+    turned = transforms.read_pixels(record(path, (80, 60)))
+    assert turned.image.shape == (80, 60, 3) and turned.note == ""
+    stored = transforms.read_pixels(record(path, (60, 80)))
+    assert stored.image.shape == (60, 80, 3) and "EXIF" in stored.note
+
+
+def test_other_sizes_pass_only_if_the_boxes_fit(file):
+    path = file(encode(gradient(60, 80)))
+    inside = transforms.read_pixels(record(path, (120, 160), [[5, 5, 81, 60]]))
+    assert inside.image.shape == (60, 80, 3)
+    assert "the file is 80x60, the JSON says 160x120" in inside.note
+    assert transforms.read_pixels(record(path, (120, 160))).note
+    with pytest.raises(BadImage, match="80x60.*160x120.*boxes leave"):
+        transforms.read_pixels(record(path, (120, 160), [[5, 5, 150, 50]]))
+
+
+# ---- resizing
+
+
+def test_sizes_equal_mmdetection():
+    for w, h, scale0, scale1, new_w, new_h in np.load(GOLDEN)["sizes"].tolist():
+        short, long = sorted((scale0, scale1))
+        assert transforms.resized_hw(h, w, short, long) == (new_h, new_w)
+
+
+@pytest.mark.parametrize(
+    ("hw", "expected"),
+    [
+        ((480, 640), (800, 1067)),
+        ((640, 480), (1067, 800)),
+        ((427, 640), (800, 1199)),
+        ((100, 1000), (133, 1333)),
+        ((1, 1), (800, 800)),
+        ((3000, 2), (1333, 1)),
+        ((5000, 1), (1333, 1)),
+    ],
+)
+def test_sizes_by_hand(hw, expected):
+    assert transforms.resized_hw(*hw, 800, 1333) == expected
+
+
+def test_resizing_a_resized_picture_changes_nothing():
+    rng = np.random.default_rng(0)
+    for h, w in rng.integers(1, 3000, (500, 2)):
+        once = transforms.resized_hw(h, w, 800, 1333)
+        assert transforms.resized_hw(*once, 800, 1333) == once
+
+
+@pytest.mark.parametrize("case", ["up", "down"])
+def test_pixels_and_boxes_equal_mmdetection(case):
+    z = np.load(GOLDEN)
+    image = np.ascontiguousarray(z["img"][..., ::-1])
+    h, w = image.shape[:2]
+    hw = transforms.resized_hw(h, w, min(z[f"{case}_scale"]), max(z[f"{case}_scale"]))
+    resized = transforms.resize(image, hw, "cv2_u8")
+    np.testing.assert_array_equal(resized[..., ::-1], z[f"{case}_img"])
+    scale = np.array([hw[1] / w, hw[0] / h], np.float32)
+    np.testing.assert_array_equal(scale, z[f"{case}_scale_factor"])
+    boxes = transforms.scale_boxes(z["boxes"], scale, hw)
+    np.testing.assert_array_equal(boxes, z[f"{case}_boxes"])
+    flipped = transforms.hflip(resized, boxes)
+    np.testing.assert_array_equal(flipped[1], z[f"{case}_flip_boxes"])
+    np.testing.assert_array_equal(flipped[0], resized[:, ::-1])
+
+
+def float_bilinear(image, hw):
+    """Half-pixel bilinear sampling with clamped positions, axis by axis."""
+    out = image.astype(np.float64)
+    for axis, n in enumerate(hw):
+        size = image.shape[axis]
+        at = ((np.arange(n) + 0.5) * size / n - 0.5).clip(0, size - 1)
+        low = np.minimum(np.floor(at).astype(int), max(size - 2, 0))
+        t = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        high = np.minimum(low + 1, size - 1)
+        out = out.take(low, axis) * (1 - t) + out.take(high, axis) * t
+    return out
+
+
+@pytest.mark.parametrize("hw", [(60, 83), (20, 28), (37, 51), (1, 1)])
+def test_float_resize_is_rounded_bilinear(hw):
+    image = np.random.default_rng(1).integers(0, 256, (37, 51, 3), np.uint8)
+    resized = transforms.resize(image, hw, "cv2_f32")
+    assert resized.dtype == np.uint8
+    assert np.abs(resized - float_bilinear(image, hw)).max() <= 0.51
+
+
+def test_unknown_resize_is_named():
+    with pytest.raises(ValueError, match="'pil'.*cv2_u8"):
+        transforms.resize(gradient(), (5, 5), "pil")
+
+
+def mask_extent(mask):
+    """Return the box around the marked pixels, right and bottom edges included."""
+    y, x = np.nonzero(mask)
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_boxes_follow_the_pixels_they_mark(factor, flip):
+    h, w = 20, 30
+    data = config.Data(max_side=1000)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        x1, y1 = rng.integers(0, (w - 4, h - 4))
+        x2, y2 = x1 + rng.integers(1, w - x1 + 1), y1 + rng.integers(1, h - y1 + 1)
+        image = np.zeros((h, w, 3), np.uint8)
+        image[y1:y2, x1:x2] = 255
+        rec = record(Path("a"), (h, w), [[x1, y1, x2, y2]])
+        sample = transforms.make_sample(
+            image, rec, data, short_side=h * factor, flip=flip, image_id=4
+        )
+        assert sample.image.shape == (h * factor, w * factor, 3)
+        # A whole factor puts edges between pixels: half brightness is the edge.
+        np.testing.assert_array_equal(
+            sample.boxes[0], mask_extent(sample.image[..., 0] > 127)
+        )
+        assert sample.image_id == 4 and sample.scale_xy.tolist() == [factor, factor]
+
+
+def test_scales_are_those_of_each_axis():
+    rec = record(Path("a"), (37, 51), [[0, 0, 51, 37]])
+    sample = transforms.make_sample(
+        gradient(37, 51), rec, config.Data(), short_side=50, flip=False, image_id=0
+    )
+    assert sample.image.shape[:2] == (50, 69)
+    np.testing.assert_allclose(sample.scale_xy, [69 / 51, 50 / 37], rtol=1e-6)
+    np.testing.assert_allclose(sample.boxes, [[0, 0, 69, 50]], rtol=1e-6)
+    assert (sample.boxes <= [69, 50, 69, 50]).all()
+
+
+def test_flip_of_no_boxes_and_twice_is_identity():
+    image, boxes = transforms.hflip(gradient(), np.zeros((0, 4), np.float32))
+    assert boxes.shape == (0, 4)
+    boxes = np.float32([[1, 2, 3.5, 9]])
+    image, again = transforms.hflip(*transforms.hflip(gradient(), boxes))
+    np.testing.assert_array_equal(again, boxes)
+    np.testing.assert_array_equal(image, gradient())
+
+
+# ---- drawing
+
+
+def test_draw_covers_the_range_inclusively():
+    rng = np.random.default_rng(0)
+    for mode, expected in (("choice", {4, 7}), ("range", {4, 5, 6, 7})):
+        data = config.Data(short_sides=(4, 7), short_side_mode=mode, flip=0.5)
+        draws = [transforms.draw(data, rng) for _ in range(200)]
+        assert {side for side, _ in draws} == expected
+        assert 60 < sum(flip for _, flip in draws) < 140
+    with pytest.raises(ValueError, match="short_side_mode"):
+        transforms.draw(config.Data(short_side_mode="any"), rng)
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(0.0, False), (1.0, True)])
+def test_flip_can_be_certain(flip, expected):
+    rng = np.random.default_rng(0)
+    data = config.Data(flip=flip)
+    assert {transforms.draw(data, rng)[1] for _ in range(50)} == {expected}

@@ -1,0 +1,98 @@
+"""Trains a detector: python train.py --config=configs/r50_fpn_1x.py --workdir=DIR.
+
+Any field can be set with --config.section.field=value. The same command continues a run
+that was stopped.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from frcnn_jax import build, cli, config
+from frcnn_jax.evaluation import coco
+from frcnn_jax.training import distributed, loop, schedule, step
+from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.log import MetricLog, duration
+
+FLAGS = flags.FLAGS
+cli.define_config(required=True)
+flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+flags.DEFINE_integer("devices", 0, "Use only the first N devices; 0 = all.")
+
+
+def main(argv: list[str]) -> None:
+    cli.refuse_extra(argv)
+    train(cli.checked(FLAGS.config), Path(FLAGS.workdir), FLAGS.devices)
+
+
+def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
+    start = time.perf_counter()
+    mesh = distributed.make_mesh(devices)
+    run, data, val = build.datasets(run)
+    workdir.mkdir(parents=True, exist_ok=True)
+    build.save_run(workdir, run, build.labels_of(data))
+    evaluator = build.Evaluator(run, val, mesh)
+    log = MetricLog(workdir)
+
+    def evaluate(variables):
+        metrics = evaluator.metrics(evaluator.results(variables))
+        print(coco.table(metrics), flush=True)
+        coco.save(metrics, workdir / "eval.json")
+        return metrics
+
+    with Checkpoints(workdir, run.train.keep_checkpoints) as checkpoints:
+        saved = checkpoints.latest
+        batches = build.train_batches(run, data, saved or 0)
+        plan = build.plan(run, batches.schedule)
+        state, tx = build.training_state(run, mesh, plan, load=saved is None)
+        if saved is not None:
+            state = checkpoints.restore(state)
+            print(f"continuing {workdir} at step {saved} of {plan.total}")
+        describe(run, state, batches, plan, mesh)
+        step_fn = step.make_train_step(
+            build.detector(run.model), tx, run.train.freeze, mesh
+        )
+        state = loop.fit(
+            state,
+            step_fn,
+            batches,
+            plan=plan,
+            evaluate=evaluate,
+            checkpoints=checkpoints,
+            log=log,
+            train=run.train,
+            key=jax.random.key(run.seed),
+            mesh=mesh,
+        )
+        batches.close()
+    log.close()
+    if not (workdir / "eval.json").exists():  # a finished run whose score was removed
+        evaluate(state.variables)
+    print(
+        f"finished {plan.total} steps in {workdir} (this session"
+        f" {duration(time.perf_counter() - start)}); draw detections with\n"
+        f"  python predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
+    )
+
+
+def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:
+    """Prints what is about to happen."""
+    count = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
+    rate = schedule.base_rate(run.train)
+    scaled = ""
+    if rate != run.train.lr:
+        scaled = f" ({run.train.lr:g} for {run.train.lr_batch_size} images)"
+    buckets = ", ".join(f"{h}x{w}" for h, w in batches.buckets)
+    print(
+        f"{plan.total} steps of {run.train.batch_size} images on {mesh.size}"
+        f" {jax.devices()[0].platform} device(s); learning rate {rate:g}{scaled};"
+        f" {count / 1e6:.1f} M parameters; canvases {buckets};"
+        f" compiling one program for each, please wait",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
