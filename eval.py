@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     mesh = distributed.make_mesh()
     evaluator = build.Evaluator(run, data, mesh)
     results = evaluator.results(distributed.replicate(loaded.variables, mesh))
-    metrics = evaluator.metrics(results)
+    metrics = {"step": loaded.step, **evaluator.metrics(results)}
     coco.save(metrics, out / "eval.json")
     (out / "results.json").write_text(json.dumps(results) + "\n")
     print(f"{loaded.source} on {data.name}\n{coco.table(metrics)}")

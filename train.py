@@ -4,6 +4,7 @@ Any field can be set with --config.section.field=value. The same command continu
 that was stopped.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -20,26 +21,30 @@ FLAGS = flags.FLAGS
 cli.define_config(required=True)
 flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
 flags.DEFINE_integer("devices", 0, "Use only the first N devices; 0 = all.")
+flags.DEFINE_bool("distributed", False, "Join the processes of a pod or SLURM job.")
 
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
+    if FLAGS.distributed:
+        distributed.join()
     train(cli.checked(FLAGS.config), Path(FLAGS.workdir), FLAGS.devices)
 
 
 def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
-    start = time.perf_counter()
+    start, first = time.perf_counter(), distributed.is_first()
     mesh = distributed.make_mesh(devices)
     run, data, val = build.datasets(run)
     workdir.mkdir(parents=True, exist_ok=True)
-    build.save_run(workdir, run, build.labels_of(data))
+    if first:
+        build.save_run(workdir, run, build.labels_of(data))
     evaluator = build.Evaluator(run, val, mesh)
-    log = MetricLog(workdir)
 
-    def evaluate(variables):
-        metrics = evaluator.metrics(evaluator.results(variables))
+    def evaluate(variables, done):
+        metrics = {"step": done, **evaluator.metrics(evaluator.results(variables))}
         print(coco.table(metrics), flush=True)
-        coco.save(metrics, workdir / "eval.json")
+        if first:
+            coco.save(metrics, workdir / "eval.json")
         return metrics
 
     with Checkpoints(workdir, run.train.keep_checkpoints) as checkpoints:
@@ -50,6 +55,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         if saved is not None:
             state = checkpoints.restore(state)
             print(f"continuing {workdir} at step {saved} of {plan.total}")
+        log = MetricLog(workdir, saved or 0, quiet=not first)
         describe(run, state, batches, plan, mesh)
         step_fn = step.make_train_step(
             build.detector(run.model), tx, run.train.freeze, mesh
@@ -68,13 +74,19 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         )
         batches.close()
     log.close()
-    if not (workdir / "eval.json").exists():  # a finished run whose score was removed
-        evaluate(state.variables)
+    if scored_step(workdir) != plan.total:  # stopped before the last evaluation
+        evaluate(state.variables, plan.total)
     print(
         f"finished {plan.total} steps in {workdir} (this session"
-        f" {duration(time.perf_counter() - start)}); draw detections with\n"
-        f"  python predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
+        f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
+        f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
     )
+
+
+def scored_step(workdir: Path) -> int | None:
+    """The step that `eval.json` speaks of, if there is one."""
+    path = workdir / "eval.json"
+    return json.loads(path.read_text()).get("step") if path.exists() else None
 
 
 def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:

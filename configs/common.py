@@ -1,7 +1,7 @@
 """What several configurations share: schedules and pixel schemes.
 
-A configuration is a function `get_config() -> frcnn_jax.config.Run`; fields not set keep
-the default of `frcnn_jax/config.py`.
+A configuration is a function `get_config() -> frcnn_jax.config.Run`; fields not set
+keep the default of `frcnn_jax/config.py`.
 """
 
 from frcnn_jax import config
@@ -16,7 +16,7 @@ def r50_fpn() -> config.Run:
 
 
 def caffe_style(model: config.FasterRCNN) -> None:
-    """Strides in the first 1x1, BGR pixels without scaling, nothing of the norm learns."""
+    """Strides in the first 1x1, BGR pixels without scaling."""
     model.backbone.stride_in_1x1 = True
     model.channel_order = "bgr"
     model.pixel_mean = (103.53, 116.28, 123.675)

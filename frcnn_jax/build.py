@@ -259,6 +259,7 @@ class Trained(NamedTuple):
     labels: Labels | None  # None: the weights do not say
     variables: Variables
     source: str  # for people
+    step: int | None  # of the checkpoint; None for a weights file
 
 
 def trained(
@@ -275,11 +276,11 @@ def trained(
     elif run is None or weights is None:
         raise ValueError("name a --workdir, or both --config and --weights")
     if weights is not None:
-        return Trained(run, labels, variables(run, weights), weights)
+        return Trained(run, labels, variables(run, weights), weights, None)
     like = distributed.replicate(fresh_variables(run), distributed.make_mesh(1))
     with checkpoint.Checkpoints(workdir, run.train.keep_checkpoints) as saved:
-        found, step_number = saved.restore_variables(like)
-    return Trained(run, labels, found, f"{workdir} at step {step_number}")
+        found, number = saved.restore_variables(like)
+    return Trained(run, labels, found, f"{workdir} at step {number}", number)
 
 
 def with_own_model(run: config.Run, own: config.Run) -> config.Run:

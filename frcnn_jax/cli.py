@@ -1,8 +1,13 @@
 """What the scripts share on the command line: the config flag and plain errors."""
 
+import re
 import sys
 import traceback
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -10,7 +15,8 @@ from ml_collections import config_flags
 from frcnn_jax import config
 
 # Faults of input or settings: one clear sentence helps more than a traceback.
-EXPECTED = (ValueError, FileNotFoundError, NotADirectoryError, ArithmeticError)
+EXPECTED = (ValueError, OSError, ArithmeticError, flags.Error)
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
 def define_config(required: bool) -> None:
@@ -23,9 +29,41 @@ def define_config(required: bool) -> None:
 
 
 def checked(run: config.Run) -> config.Run:
-    """The run, after `config.validate`."""
+    """The run, after `config.validate`.
+
+    Errors: ValueError naming the field, also for a value of another type.
+    """
+    for name, value, kind in _typed(run):
+        if not _is(value, kind):
+            shown = getattr(kind, "__name__", str(kind)) if kind in _PLAIN else kind
+            raise ValueError(f"config field {name} is {value!r}: it must be {shown}")
     config.validate(run)
     return run
+
+
+_PLAIN = (bool, int, float, str)
+
+
+def _typed(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every field as (name, value, declared type)."""
+    for name, kind in typing.get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if kind in _PLAIN or typing.get_origin(kind) is tuple:
+            yield prefix + name, value, kind
+        else:
+            yield from _typed(value, f"{prefix}{name}.")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value has a declared type; whole numbers are floats too."""
+    if kind in _PLAIN:
+        return type(value) in {float: (int, float)}.get(kind, (kind,))
+    inner = typing.get_args(kind)
+    if not isinstance(value, tuple):
+        return False
+    if inner[-1] is not Ellipsis and len(value) != len(inner):
+        return False
+    return all(_is(v, inner[0]) for v in value)  # no field mixes types in one tuple
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -42,10 +80,63 @@ def run(main: Callable[[list[str]], None]) -> None:
         except EXPECTED as error:
             if flags.FLAGS.debug_errors:
                 traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+            _stop(str(error))
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Sets the flags and gives the words that are none.
+
+    Ends the script with one line for a flag, config field, type or configuration file
+    that does not exist; the nearest name is given.
+    """
+    try:
+        check_words(argv)
+        return flags.FLAGS(argv)
+    except EXPECTED as error:
+        _stop(" ".join(str(error).split()))
+        raise
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def check_words(argv: Sequence[str]) -> None:
+    """Checks config fields and file by name, before they are used.
+
+    Errors: ValueError for an unknown field and FileNotFoundError for a missing file,
+    both with the nearest name.
+    """
+    known = [name for name, _ in config.flatten(config.Run())]
+    chosen = None
+    for word, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        field = OVERRIDE.match(word)
+        if field and field[1] not in known:
+            raise ValueError(
+                f"--config.{field[1]}: there is no such field{_nearest(field[1], known)}"
+            )
+        if word.lstrip("-").split("=")[0] == "config" and word.startswith("-"):
+            chosen = word.split("=", 1)[1] if "=" in word else following
+        elif field and chosen is None:
+            raise ValueError(f"{word}: name a --config file before its fields")
+    if chosen is not None and not Path(chosen).is_file():
+        there = [str(path) for path in sorted(Path(chosen).parent.glob("*.py"))]
+        near = get_close_matches(chosen, there, 1) or [", ".join(there)]
+        hint = f"; did you mean {near[0]}?" if near[0] else ""
+        raise FileNotFoundError(f"--config: {chosen} does not exist{hint}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at the field with the nearest whole name, or else nearest last part."""
+    near = get_close_matches(name, known, 1, cutoff=0.75)
+    if not near:
+        last = {full.rpartition(".")[2]: full for full in reversed(known)}
+        parts = get_close_matches(name.rpartition(".")[2], last, 1)
+        near = [last[part] for part in parts] or get_close_matches(name, known, 1)
+    return f"; did you mean --config.{near[0]}?" if near else ""
 
 
 def refuse_extra(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The 80 classes of COCO with their category ids, for weights that do not name theirs."""
+"""The 80 classes of COCO with their ids, for weights that do not name theirs."""
 
 NAMES = tuple(
     """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat,

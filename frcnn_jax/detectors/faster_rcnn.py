@@ -53,7 +53,7 @@ class Network(nn.Module):
 
     def extract(
         self, images: Array, image_hw: Float[Array, "b 2"], train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], ...]:
+    ) -> tuple[Float[Array, "b _ _ c"], ...]:
         """RGB pixels 0..255 to pyramid maps, finest first."""
         mask_hw = image_hw if self.section.mask_padding else None
         pixels = normalise(images, image_hw, self.section)

@@ -21,7 +21,7 @@ def sample(
     gt_boxes: Float[Array, "g 4"],
     gt_labels: Int[Array, "g"],
     gt_valid: Bool[Array, "g"],
-    priority: Float[Array, "g+k"],
+    priority: Float[Array, "g+{len(proposals.valid)}"],
     section: config.RoI,
 ) -> RoISamples:
     """RoIs to train on: ground truth boxes first, then proposals, sampled by IoU.
@@ -57,8 +57,8 @@ def sample(
 
 
 def loss(
-    logits: Float[Array, "s classes+1"],
-    deltas: Float[Array, "s classes 4"],
+    logits: Float[Array, "s c"],
+    deltas: Float[Array, "s c-1 4"],
     samples: RoISamples,
     section: config.RoI,
 ) -> tuple[Array, Array, Array, Array]:
@@ -94,8 +94,8 @@ def _box_loss(deltas, samples: RoISamples, positive, section: config.RoI):
 
 
 def detect(
-    logits: Float[Array, "k classes+1"],
-    deltas: Float[Array, "k classes 4"],
+    logits: Float[Array, "k c"],
+    deltas: Float[Array, "k c-1 4"],
     proposals: Proposals,
     image_hw: Float[Array, "2"],
     scale_xy: Float[Array, "2"],

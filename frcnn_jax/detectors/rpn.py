@@ -49,7 +49,7 @@ def grid(spec: anchor_ops.AnchorSpec, feature_hw: Sequence[tuple[int, int]]) -> 
 
 def anchors_exist(
     grid: Grid, image_hw: Float[Array, "2"]
-) -> tuple[Bool[Array, "n"], ...]:
+) -> tuple[Bool[Array, "_"], ...]:
     """Which anchors belong to the image's own 32-padded area, per level."""
     return tuple(
         (cells < canvas.cells(image_hw, stride)).all(-1)
@@ -58,9 +58,9 @@ def anchors_exist(
 
 
 def propose(
-    logits: Sequence[Float[Array, "n"]],
-    deltas: Sequence[Float[Array, "n 4"]],
-    exist: Sequence[Bool[Array, "n"]],
+    logits: Sequence[Float[Array, "_"]],
+    deltas: Sequence[Float[Array, "_ 4"]],
+    exist: Sequence[Bool[Array, "_"]],
     grid: Grid,
     image_hw: Float[Array, "2"],
     *,

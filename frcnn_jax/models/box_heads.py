@@ -16,7 +16,9 @@ class Predictor(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "k c"]
-    ) -> tuple[Float[Array, "k classes+1"], Float[Array, "k classes 4"]]:
+    ) -> tuple[
+        Float[Array, "k {self.num_classes}+1"], Float[Array, "k {self.num_classes} 4"]
+    ]:
         """Features of K RoIs to float32 outputs."""
         logits = Dense(self.num_classes + 1, self.dtype, name="classes")(x)
         deltas = Dense(self.num_classes * 4, self.dtype, name="deltas")(x)
@@ -34,7 +36,9 @@ class FCHead(nn.Module):
     @nn.compact
     def __call__(
         self, crops: Float[Array, "k s s c"]
-    ) -> tuple[Float[Array, "k classes+1"], Float[Array, "k classes 4"]]:
+    ) -> tuple[
+        Float[Array, "k {self.num_classes}+1"], Float[Array, "k {self.num_classes} 4"]
+    ]:
         """K crops, flattened row by row (s, s, c), to float32 outputs."""
         x = crops.reshape(crops.shape[0], -1)
         for index, features in enumerate(self.hidden, start=1):

@@ -22,9 +22,9 @@ class FPN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        features: dict[str, Float[Array, "b h w c"]],
+        features: dict[str, Float[Array, "b _ _ _"]],
         image_hw: Float[Array, "b 2"] | None = None,
-    ) -> tuple[Float[Array, "b i j f"], ...]:
+    ) -> tuple[Float[Array, "b _ _ f"], ...]:
         """Maps P2.. from the backbone's C2.. of the same names, finest first."""
         stages = sorted(features)
         merged = {}

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from frcnn_jax.ops.convolution import convolve
+
 # Values come from `initialise.initialise`; see the package docstring.
 DECLARED = nn.initializers.zeros
 
@@ -31,21 +33,11 @@ class Conv(nn.Module):
             y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
         else:
             x = x if inside is None else jnp.where(inside, x, 0)
-            y = self._convolve(x, kernel)
+            y = convolve(x, kernel, stride=self.stride, groups=self.groups)
         if self.use_bias:
             bias = self.param("bias", DECLARED, (self.features,))
             y = y + bias.astype(self.dtype)
         return y
-
-    def _convolve(self, x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=[(self.kernel // 2, self.kernel // 2)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
 
 
 class Dense(nn.Module):

@@ -128,7 +128,7 @@ class ResNet(nn.Module):
         images: Float[Array, "b h w 3"],
         image_hw: Float[Array, "b 2"] | None = None,
         train: bool = False,
-    ) -> dict[str, Float[Array, "b i j c"]]:
+    ) -> dict[str, Float[Array, "b _ _ _"]]:
         """Normalised images to maps by stage name; `image_hw` turns masking on."""
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(

@@ -22,9 +22,9 @@ class RPNHead(nn.Module):
     @nn.compact
     def __call__(
         self,
-        features: Sequence[Float[Array, "b h w c"]],
-        inside: Sequence[Bool[Array, "b h w 1"] | None],
-    ) -> tuple[tuple[Float[Array, "b n"], ...], tuple[Float[Array, "b n 4"], ...]]:
+        features: Sequence[Float[Array, "b _ _ c"]],
+        inside: Sequence[Bool[Array, "b _ _ 1"] | None],
+    ) -> tuple[tuple[Float[Array, "b _"], ...], tuple[Float[Array, "b _ 4"], ...]]:
         """Objectness logits and deltas per level, float32."""
         conv = Conv(self.channels, 3, use_bias=True, dtype=self.dtype, name="conv")
         a = self.anchors_per_cell

@@ -5,8 +5,9 @@ under it, the weight being the product of one row and one column weight. So each
 gathers the window of integer cells it touches (flattened row by row with the RoI's own
 row length) and multiplies it by one [bins, cells] matrix. The number of samples per bin
 only changes that small matrix, which makes adaptive sampling (`sampling_ratio=0`) exact
-in static shapes. Windows are visited in pieces of `WINDOW` cells until the largest is
-done: FPN's choice of level keeps nearly all RoIs within one piece.
+in static shapes. RoIs are sorted by the size of their window and taken in chunks, whose
+windows are visited in pieces of `WINDOW` cells until the largest of the chunk is done:
+work follows the area of the RoIs, and none is too large.
 
 The gradient flows to the features only, as in mmcv, detectron2 and torchvision; it is
 the transpose of the same product, written out below because a loop whose length depends
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-WINDOW = 1088  # cells per piece: 28 x 28 plus borders, the most that FPN levels give
+WINDOW = 256  # cells per piece
 CHUNK = 64  # RoIs at a time; bounds memory at CHUNK * WINDOW * C
 
 
@@ -52,7 +53,7 @@ def assign_levels(
 
 
 def roi_align(
-    features: Sequence[Float[Array, "h w c"]],
+    features: Sequence[Float[Array, "_ _ c"]],
     boxes: Float[Array, "k 4"],
     pooling: Pooling,
     valid_hw: Float[Array, "l 2"] | None = None,
@@ -171,9 +172,17 @@ def _piece(rois: _Rois, piece, pooling: Pooling):
     return index, weight.reshape(index.shape[0], pooling.size**2, WINDOW)
 
 
-def _pieces(rois: _Rois):
-    cells = rois.extent[:, 0] * rois.extent[:, 1]
-    return (cells.max() + WINDOW - 1) // WINDOW
+def _window_cells(rois: _Rois):
+    return rois.extent[:, 0] * rois.extent[:, 1]
+
+
+def _largest_first(rois: _Rois):
+    """RoIs in order of falling window size, so that chunks hold similar ones."""
+    return jnp.argsort(-_window_cells(rois))
+
+
+def _pieces(chunk: _Rois):
+    return (_window_cells(chunk).max() + WINDOW - 1) // WINDOW
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -191,7 +200,10 @@ def _pool(flat: Array, rois: _Rois, pooling: Pooling) -> Array:
         shape = (chunk.base.shape[0], pooling.size**2, flat.shape[1])
         return jax.lax.fori_loop(0, _pieces(chunk), add_piece, jnp.zeros(shape))
 
-    return _in_chunks(pool_chunk, rois)
+    order = _largest_first(rois)
+    crops = jax.lax.map(pool_chunk, _chunks(rois, order))
+    crops = crops.reshape(-1, *crops.shape[2:])
+    return crops[jnp.argsort(order)]
 
 
 def _pool_forward(flat, rois, pooling):
@@ -200,6 +212,7 @@ def _pool_forward(flat, rois, pooling):
 
 def _pool_backward(pooling, saved, crops):
     flat, rois = saved
+    order = _largest_first(rois)
 
     def spread_chunk(grad, chunk_and_crops):
         chunk, crops = chunk_and_crops
@@ -212,7 +225,8 @@ def _pool_backward(pooling, saved, crops):
         return jax.lax.fori_loop(0, _pieces(chunk), add_piece, grad), None
 
     start = jnp.zeros(flat.shape, jnp.float32)
-    grad, _ = jax.lax.scan(spread_chunk, start, (_chunks(rois), _chunks(crops)))
+    parts = _chunks(rois, order), _chunks(crops, order)
+    grad, _ = jax.lax.scan(spread_chunk, start, parts)
     return grad.astype(flat.dtype), jax.tree.map(_no_gradient, rois)
 
 
@@ -225,19 +239,13 @@ def _no_gradient(x: Array):
     return np.zeros(x.shape, jax.dtypes.float0)
 
 
-def _chunks(tree):
-    """Splits the leading axis into rows of at most CHUNK, padded with empty RoIs."""
+def _chunks(tree, order):
+    """The leading axis in `order`, as rows of at most CHUNK; the last one is padded."""
+    count = order.shape[0]
+    rows, size = -(-count // CHUNK), min(CHUNK, count)
 
     def split(x):
-        rows = -(-x.shape[0] // CHUNK)
-        size = min(CHUNK, x.shape[0])
-        padding = [(0, rows * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding).reshape(rows, size, *x.shape[1:])
+        padding = [(0, rows * size - count)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x[order], padding).reshape(rows, size, *x.shape[1:])
 
     return jax.tree.map(split, tree)
-
-
-def _in_chunks(function, rois: _Rois) -> Array:
-    count = rois.base.shape[0]
-    crops = jax.lax.map(function, _chunks(rois))
-    return crops.reshape(-1, *crops.shape[2:])[:count]

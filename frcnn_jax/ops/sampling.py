@@ -51,7 +51,7 @@ def sample(
     return Sample(jnp.where(valid, index, 0), valid, positive)
 
 
-def random_priority(key: Array, n: int) -> Float[Array, "n"]:
+def random_priority(key: Array, n: int) -> Float[Array, "{n}"]:
     """Uniform priorities with 30 random bits each.
 
     The bits are read as a positive float32 (its order is that of the integer), because
@@ -64,7 +64,7 @@ def random_priority(key: Array, n: int) -> Float[Array, "n"]:
     )
 
 
-def first_priority(key: Array, n: int) -> Float[Array, "n"]:
+def first_priority(key: Array, n: int) -> Float[Array, "{n}"]:
     """Priorities that take the lowest indices first; `key` is not used."""
     del key
     return jnp.arange(n, 0, -1, dtype=jnp.float32)

@@ -1,5 +1,7 @@
 """Devices and processes: the mesh, and arrays on it."""
 
+import os
+import sys
 from typing import Any
 
 import jax
@@ -11,6 +13,27 @@ from jax.sharding import PartitionSpec as P
 from frcnn_jax.types import Batch
 
 AXIS = "data"
+
+
+def join() -> None:
+    """Joins the other processes of a TPU pod slice or a SLURM job.
+
+    Must come before anything else touches a device. Elsewhere JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say where and who. Only process 0 prints.
+    """
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    count, index = (os.environ.get(name) for name in names)
+    if count is None:
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(num_processes=int(count), process_id=int(index))
+    if jax.process_index():
+        sys.stdout = open(os.devnull, "w")
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes shared files."""
+    return jax.process_index() == 0
 
 
 def make_mesh(devices: int = 0) -> Mesh:

@@ -1,6 +1,7 @@
 """What training says: progress lines, metrics.jsonl, TensorBoard where installed."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +18,18 @@ SHOWN = {
 class MetricLog:
     """Appends numbers to `workdir/metrics.jsonl`, one JSON object a line."""
 
-    def __init__(self, workdir: str | Path):
-        """Opens the file; TensorBoard events go to `workdir/tensorboard`."""
-        self._file: TextIO = open(Path(workdir) / "metrics.jsonl", "a")
-        self._tensorboard = _tensorboard(Path(workdir) / "tensorboard")
+    def __init__(self, workdir: str | Path, start_step: int, *, quiet: bool = False):
+        """Opens the file; TensorBoard events go to `workdir/tensorboard`.
+
+        Lines of later steps than `start_step` go: the steps will be done again. `quiet`
+        writes nothing, for all processes of a run but one.
+        """
+        path = Path(os.devnull) if quiet else Path(workdir) / "metrics.jsonl"
+        if path.is_file():
+            _forget_after(path, start_step)
+        self._file: TextIO = open(path, "a")
+        folder = Path(workdir) / "tensorboard"
+        self._tensorboard = None if quiet else _tensorboard(folder)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records numbers of one step; None becomes null, other values are left out."""
@@ -37,6 +46,17 @@ class MetricLog:
         self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Keeps the lines up to a step; a last line cut short by a kill goes too."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    new = path.with_suffix(".tmp")
+    new.write_text("".join(kept))
+    new.replace(path)
 
 
 def _is_number(value: Any) -> bool:
@@ -56,10 +76,13 @@ def progress_line(
 ) -> str:
     """One greppable line: where we are, losses, rate, speed, waiting, time left."""
     parts = " ".join(f"{short} {values[name]:.3f}" for name, short in SHOWN.items())
+    speed = (
+        f"{values['images_per_s']:.1f} img/s" if values["images_per_s"] else "compiled"
+    )
     return (
         f"step {step:>{len(str(total))}}/{total}  epoch {values['epoch']:.2f}  "
         f"loss {values['loss']:.4f} ({parts})  lr {values['lr']:.2e}  "
-        f"{values['images_per_s']:.1f} img/s  data wait {values['data_wait']:.0%}  "
+        f"{speed}  data wait {values['data_wait']:.0%}  "
         f"eta {duration(seconds_left)}"
     )
 

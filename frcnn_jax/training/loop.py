@@ -36,7 +36,7 @@ def fit(
     batches: Iterator[dict[str, np.ndarray]],
     *,
     plan: Plan,
-    evaluate: Callable[[Variables], Mapping[str, Any]],
+    evaluate: Callable[[Variables, int], Mapping[str, Any]],
     checkpoints: Checkpoints,
     log: MetricLog,
     train: config.Train,
@@ -82,8 +82,8 @@ def fit(
 
         # Evaluate
         if done in plan.eval_steps:
-            found = evaluate(state.variables)
-            log.write(done, {f"eval/{name}": value for name, value in found.items()})
+            found = evaluate(state.variables, done)
+            log.write(done, {f"eval/{k}": v for k, v in found.items() if k != "step"})
             clock.reset()
     return state
 

@@ -27,8 +27,8 @@ def split(params: dict[str, Any], freeze: tuple[str, ...]) -> tuple[Flat, Flat]:
         if not any(re.fullmatch(pattern, path) for path in flat):
             some = ", ".join(sorted(flat)[:3])
             raise ValueError(
-                f"train.freeze pattern {pattern!r} matches no parameter; paths look like"
-                f" {some}"
+                f"train.freeze pattern {pattern!r} matches no parameter; paths look"
+                f" like {some}"
             )
     frozen = {k: v for k, v in flat.items() if any(re.fullmatch(p, k) for p in freeze)}
     trainable = {k: v for k, v in flat.items() if k not in frozen}

@@ -26,7 +26,7 @@ def make_train_step(
     freeze: tuple[str, ...],
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """`step(state, batch, key) -> (state, metrics)`; the old state's buffers are reused.
+    """`step(state, batch, key) -> (state, metrics)`; the old state is used up.
 
     `key` is the run's key; the step number is folded in here. Metrics are scalars over
     the global batch. Only trainable parameters are differentiated, so nothing is

@@ -43,46 +43,6 @@ def test_boxes_are_tight_around_the_drawn_masks(scenes):
             assert (x1, y1, x2, y2) == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
 
 
-def test_painted_pixels_lie_in_the_box():
-    rng = np.random.default_rng(0)
-    for k in range(30):
-        shape = shapes._shape(rng, 1 + k % 5, hw=(200, 200), near=[])
-        canvas = np.zeros((200, 200, 3), np.float32)  # a shadow on black is black
-        shapes._paint(canvas, shape, rng)
-        painted = shapes.mask_box(canvas.max(2) > 0)
-        inner = shapes.mask_box(shapes._on_image(shape, (200, 200)) >= 0.5)
-        # smooth edges: a pixel more on flat sides, a little more at sharp tips
-        assert np.abs(np.subtract(painted, inner)).max() <= 3
-
-
-@pytest.mark.parametrize(("label", "fraction"), [(1, np.pi / 4), (2, 1 / 2)])
-def test_masks_have_the_area_of_their_shape(label, fraction):
-    # a disc covers pi/4 of its square; a square turned by 0 in its circle covers 1/2
-    rng = np.random.default_rng(1)
-    for _ in range(20):
-        shape = shapes._shape(rng, label, hw=(300, 300), near=[])
-        share = shape.alpha.sum() / (2 * shape.radius) ** 2
-        # stretched down to 0.84; OpenCV fills 1/8 pixel beyond each side
-        assert 0.82 * fraction < share < 1.04 * fraction
-
-
-def test_half_pixel_placement_is_unbiased():
-    rng = np.random.default_rng(2)
-    offsets = []
-    for _ in range(60):
-        before = rng.bit_generator.state
-        shape = shapes._shape(rng, 1, hw=(256, 256), near=[])
-        replay = np.random.default_rng()
-        replay.bit_generator.state = before
-        replay.uniform()  # the radius
-        inset = 0.6 * shape.radius
-        centre = replay.uniform((inset, inset), (256 - inset, 256 - inset))
-        y, x = np.mgrid[: shape.alpha.shape[0], : shape.alpha.shape[1]] + 0.5
-        middle = [(shape.alpha * a).sum() / shape.alpha.sum() for a in (x, y)]
-        offsets.append(np.add(middle, shape.corner) - centre)
-    assert np.abs(np.mean(offsets, 0)).max() < 0.02
-
-
 def test_scenes_vary_as_promised(scenes):
     labels = np.concatenate([s.labels for s in scenes])
     boxes = np.concatenate([s.boxes for s in scenes])

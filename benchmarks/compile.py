@@ -1,0 +1,55 @@
+"""Seconds to compile the two programs of a detector, cold and from the cache on disk.
+
+    python benchmarks/compile.py --size=800x1216 --batch=1
+
+Runs `inference.py` and `train_step.py`, each twice in a process of its own with the
+same new JAX compilation cache: the first process compiles, the second one reads. Other
+options than the ones below go to both scripts. `first_call_s` holds tracing, compiling
+(or reading) and one run of about `step_ms`; `compile_s` is the compiling alone.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs uninstalled too
+
+from benchmarks import record  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = {"infer": HERE / "inference.py", "train": HERE / "train_step.py"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mode", choices=("infer", "train", "both"), default="both")
+    record.add_save(parser)
+    asked, options = parser.parse_known_args()
+    modes = SCRIPTS if asked.mode == "both" else (asked.mode,)
+    figures, seen = {}, {}
+    for mode in modes:
+        figures[mode], seen = cold_and_cached(SCRIPTS[mode], options)
+    same = ("config", "size", "batch", "dtype", "precision", "device")
+    record.emit("compile", {k: seen[k] for k in same} | figures, asked.save)
+
+
+def cold_and_cached(script: Path, options: list[str]) -> tuple[dict, dict]:
+    """The figures of one script's program, and the last line that it printed."""
+    command = [sys.executable, script, *options, "--warmup=1", "--repeats=1"]
+    with tempfile.TemporaryDirectory(prefix="compilation_cache_") as folder:
+        environment = {
+            "JAX_COMPILATION_CACHE_DIR": folder,
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        cold = record.from_process(command, environment)
+        cached = record.from_process(command, environment)
+    figures = {"programs": cold["programs"], "step_ms": cached["median_ms"]}
+    for name, line in (("cold", cold), ("cached", cached)):
+        figures |= {f"{name}_{k}": line[k] for k in ("first_call_s", "compile_s")}
+    return figures, cached
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Convolution against torch's definition, and its quick weight gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from frcnn_jax.ops import convolution
+
+
+def naive(x, kernel, stride):
+    size, (b, h, w, _) = kernel.shape[0], x.shape
+    pad = size // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows = range(0, h + 2 * pad - size + 1, stride)
+    columns = range(0, w + 2 * pad - size + 1, stride)
+    out = np.zeros((b, len(rows), len(columns), kernel.shape[-1]))
+    for i, y in enumerate(rows):
+        for j, z in enumerate(columns):
+            window = padded[:, y : y + size, z : z + size]
+            out[:, i, j] = np.tensordot(window, kernel, 3)
+    return out
+
+
+def test_symmetric_padding_and_strides(rng):
+    for size, stride, hw in ((3, 1, (5, 6)), (3, 2, (6, 8)), (7, 2, (8, 9))):
+        x = rng.standard_normal((2, *hw, 3)).astype(np.float32)
+        kernel = rng.standard_normal((size, size, 3, 4)).astype(np.float32)
+        ours = convolution.convolve(jnp.asarray(x), jnp.asarray(kernel), stride=stride)
+        np.testing.assert_allclose(ours, naive(x, kernel, stride), atol=1e-4)
+
+
+def test_groups_see_their_own_channels(rng):
+    x = rng.standard_normal((1, 4, 4, 4)).astype(np.float32)
+    kernel = rng.standard_normal((3, 3, 2, 6)).astype(np.float32)
+    both = convolution.convolve(jnp.asarray(x), jnp.asarray(kernel), groups=2)
+    halves = [
+        naive(x[..., 2 * g : 2 * g + 2], kernel[..., 3 * g : 3 * g + 3], 1)
+        for g in (0, 1)
+    ]
+    np.testing.assert_allclose(both, np.concatenate(halves, -1), atol=1e-4)
+
+
+def test_gradients_of_wide_maps_equal_xlas(rng):
+    side, channels = 96, 256  # wide enough to take the nine products on a CPU
+    assert side**2 >= convolution.WIDE_PIXELS
+    assert channels**2 >= convolution.WIDE_CHANNELS
+    x = jnp.asarray(rng.standard_normal((1, side, side, channels)), jnp.float32)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, channels, channels)), jnp.float32)
+    up = jnp.asarray(rng.standard_normal((1, side, side, channels)), jnp.float32)
+
+    def gradients(function):
+        loss = lambda x, kernel: (function(x, kernel) * up).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+
+    ours = gradients(convolution.convolve)
+    xlas = gradients(convolution._convolve)
+    for a, b in zip(ours, xlas, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
