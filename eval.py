@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from frcnn_jax import build, cli, vis
-from frcnn_jax.data import records, transforms
+from frcnn_jax import build, cli, config, vis
+from frcnn_jax.data import pictures, records, transforms
 from frcnn_jax.evaluation import coco
 from frcnn_jax.training import distributed
 
@@ -27,41 +27,56 @@ flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
-    loaded = build.trained(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    run = build.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    loaded, data = load(cli.checked(cli.with_fields(run)))
     out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")
     out.mkdir(parents=True, exist_ok=True)
-    run = cli.checked(loaded.run)
-    data = build.dataset(run, run.eval.split or run.data.val, training=False)
-    if loaded.labels:
-        data = records.align_classes(data, loaded.labels.class_names)
     mesh = distributed.make_mesh()
-    evaluator = build.Evaluator(run, data, mesh)
+    evaluator = build.Evaluator(loaded.run, data, mesh)
     results = evaluator.results(distributed.replicate(loaded.variables, mesh))
     metrics = {"step": loaded.step, **evaluator.metrics(results)}
     coco.save(metrics, out / "eval.json")
     (out / "results.json").write_text(json.dumps(results) + "\n")
     print(f"{loaded.source} on {data.name}\n{coco.table(metrics)}")
+    if odd := build.oddities(data.name, evaluator.batches):
+        print(odd)
     print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")
     if FLAGS.pictures:
         folder = out / "pictures"
-        count = draw(data, results, folder, run.eval.max_pictures, FLAGS.score)
+        count = draw(data, results, folder, loaded.run.eval.max_pictures, FLAGS.score)
         print(f"pictures: {folder} ({count} images and sheet.jpg)")
+
+
+def load(run: config.Run) -> tuple[build.Trained, records.Dataset]:
+    """The model and the data to score it on, their classes in the same order."""
+    data = build.dataset(run, run.eval.split or run.data.val, training=False)
+    if FLAGS.workdir is None:
+        run = build.with_classes(run, data)
+    loaded = build.trained(run, FLAGS.workdir, FLAGS.weights)
+    if loaded.labels:
+        data = records.align_classes(data, loaded.labels.class_names)
+    return loaded, data
 
 
 def draw(data, results, folder: Path, count: int, score: float) -> int:
     """Writes predictions beside ground truth for evenly chosen images, and a sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.unique(np.linspace(0, len(data.records) - 1, count).round().astype(int))
+    shown = [data.records[row] for row in rows]
+    places = pictures.drawings([record.path for record in shown], folder)
     panels = []
-    for row in rows:
-        record = data.records[row]
+    for record, place in zip(shown, places, strict=True):
         found = coco.from_results(results, record.source_id, data.category_ids)
-        image = transforms.decode(record.path)
+        try:
+            image = transforms.decode(record.path)
+        except transforms.BadImage:
+            continue  # counted while scoring
         panel = vis.side_by_side(image, record, found, data.class_names, score)
-        vis.save(panel, folder / f"{record.path.stem}.jpg")
+        vis.save(panel, place)
         panels.append(panel)
-    vis.save(vis.contact_sheet(panels, 2), folder / "sheet.jpg")
-    return len(rows)
+    if panels:
+        vis.save(vis.contact_sheet(panels, 2), folder / "sheet.jpg")
+    return len(panels)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0
 
 def main(argv: list[str]) -> None:
     paths = pictures.find(argv[1:])
-    model = build.trained(FLAGS.config, FLAGS.workdir, FLAGS.weights)
-    run = cli.checked(model.run)
+    run = build.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    run = cli.checked(cli.with_fields(run))
+    model = build.trained(run, FLAGS.workdir, FLAGS.weights)
     labels = model.labels or build.guessed_labels(run.model)
     out = Path(FLAGS.out)
+    places = pictures.drawings(paths, out)
     out.mkdir(parents=True, exist_ok=True)
     mesh = distributed.make_mesh(1)
     predict = step.make_predict_step(build.detector(run.model), mesh)
@@ -42,9 +44,9 @@ def main(argv: list[str]) -> None:
         results += coco.to_results(
             found, arrays["image_id"], numbers, labels.category_ids
         )
-        for i, (_, path) in enumerate(rows):
+        for i, (number, path) in enumerate(rows):
             one = Detections(*(part[i] for part in found))
-            drawn += draw(path, one, labels.class_names, out)
+            drawn += draw(path, one, labels.class_names, places[number])
     for result in results:
         result["file_name"] = str(paths[result["image_id"]])
     (out / "predictions.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -54,13 +56,13 @@ def main(argv: list[str]) -> None:
     )
 
 
-def draw(path: Path, found: Detections, names: tuple[str, ...], out: Path) -> int:
+def draw(path: Path, found: Detections, names: tuple[str, ...], place: Path) -> int:
     """Writes one picture and says what is on it."""
     shown = (found.labels > 0) & (found.scores >= FLAGS.score)
     boxes, labels, scores = found.boxes[shown], found.labels[shown], found.scores[shown]
     image = transforms.decode(path)
     picture = vis.draw(image, boxes, labels, scores, class_names=names)
-    vis.save(picture, out / f"{path.stem}.jpg")
+    vis.save(picture, place)
     counts = zip(*np.unique(labels, return_counts=True), strict=True)
     listed = ", ".join(f"{count} {names[label - 1]}" for label, count in counts)
     print(f"{path}: {listed or 'nothing found'}", flush=True)

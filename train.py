@@ -76,6 +76,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     log.close()
     if scored_step(workdir) != plan.total:  # stopped before the last evaluation
         evaluate(state.variables, plan.total)
+    for split, read in ((data.name, batches), (val.name, evaluator.batches)):
+        if odd := build.oddities(split, read):
+            print(odd)
     print(
         f"finished {plan.total} steps in {workdir} (this session"
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"

@@ -91,7 +91,9 @@ def _common(asked: argparse.Namespace) -> list[str]:
 
 def summary(rounds: list[tuple[record.Line, record.Line]]) -> dict[str, Any]:
     """Medians over the rounds, their ratio, and the last round's lines in full."""
-    ours, peer = ([line["median_ms"] for line in side] for side in zip(*rounds))
+    ours, peer = (
+        [line["median_ms"] for line in side] for side in zip(*rounds, strict=True)
+    )
     medians = statistics.median(ours), statistics.median(peer)
     return {
         "ours_ms": ours,

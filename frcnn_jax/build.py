@@ -133,7 +133,7 @@ class Evaluator:
         self._mesh = mesh
         self._predict = step.make_predict_step(detector(run.model), mesh)
         self._max_detections = run.model.roi.max_detections
-        self._batches = loader.eval_batches(
+        self.batches = loader.eval_batches(
             data,
             run.data,
             batch_size=_divisible(run.eval.batch_size, mesh),
@@ -149,7 +149,7 @@ class Evaluator:
             found = self._predict(variables, batch)
             return lambda: distributed.to_host((found, batch.image_id))
 
-        return infer.detections(predict, self._batches, self.dataset)
+        return infer.detections(predict, self.batches, self.dataset)
 
     def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """The COCO figures of these results, overall and per class."""
@@ -160,6 +160,16 @@ class Evaluator:
 def _divisible(batch_size: int, mesh: jax.sharding.Mesh) -> int:
     """The batch size rounded up to a multiple of the devices."""
     return -(-batch_size // mesh.size) * mesh.size
+
+
+def oddities(split: str, batches: loader.TrainBatches | loader.EvalBatches) -> str:
+    """A line on images not read, or not as their JSON says; "" when there are none."""
+    counts = (
+        (batches.bad_images, "unreadable, left out or replaced by others"),
+        (batches.odd_images, "of another size or rotation than the JSON says"),
+    )
+    found = [f"{count} {what}" for count, what in counts if count]
+    return f"{split} images: {'; '.join(found)}" if found else ""
 
 
 def train_batches(
@@ -262,19 +272,24 @@ class Trained(NamedTuple):
     step: int | None  # of the checkpoint; None for a weights file
 
 
-def trained(
+def chosen(
     run: config.Run | None, workdir: str | None, weights: str | None
-) -> Trained:
-    """A model from a run's folder, from a weights file, or both (the file wins).
+) -> config.Run:
+    """The run to load a model for: the one given, else the folder's own.
 
-    Without a configuration the folder's own is used.
+    Errors: neither a folder, nor both a configuration and a weights file.
     """
-    labels = None
     if workdir is not None:
-        own, labels = load_run(workdir)
-        run = own if run is None else with_own_model(run, own)
-    elif run is None or weights is None:
+        own, _ = load_run(workdir)
+        return own if run is None else with_own_model(run, own)
+    if run is None or weights is None:
         raise ValueError("name a --workdir, or both --config and --weights")
+    return run
+
+
+def trained(run: config.Run, workdir: str | None, weights: str | None) -> Trained:
+    """A model from a run's folder, from a weights file, or both (the file wins)."""
+    labels = None if workdir is None else load_run(workdir)[1]
     if weights is not None:
         return Trained(run, labels, variables(run, weights), weights, None)
     like = distributed.replicate(fresh_variables(run), distributed.make_mesh(1))

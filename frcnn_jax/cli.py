@@ -1,5 +1,6 @@
 """What the scripts share on the command line: the config flag and plain errors."""
 
+import json
 import re
 import sys
 import traceback
@@ -16,7 +17,7 @@ from frcnn_jax import config
 
 # Faults of input or settings: one clear sentence helps more than a traceback.
 EXPECTED = (ValueError, OSError, ArithmeticError, flags.Error)
-OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
+FIELD = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
 def define_config(required: bool) -> None:
@@ -85,18 +86,44 @@ def run(main: Callable[[list[str]], None]) -> None:
     app.run(guarded, flags_parser=parse)
 
 
+_FIELDS: list[str] = []
+
+
 def parse(argv: Sequence[str]) -> list[str]:
     """Sets the flags and gives the words that are none.
 
     Ends the script with one line for a flag, config field, type or configuration file
-    that does not exist; the nearest name is given.
+    that does not exist; the nearest name is given. Fields without a --config file are
+    kept for `with_fields`.
     """
     try:
-        check_words(argv)
-        return flags.FLAGS(argv)
+        flagged = [word for word in _before_dashes(argv) if word.startswith("-")]
+        _check_fields(flagged)
+        file = _config_file(argv)
+        if file is not None:
+            _check_file(file)
+            return flags.FLAGS(argv)
+        _FIELDS[:] = [word for word in flagged if FIELD.match(word)]
+        return flags.FLAGS([word for word in argv if word not in _FIELDS])
     except EXPECTED as error:
         _stop(" ".join(str(error).split()))
         raise
+
+
+def with_fields(run: config.Run) -> config.Run:
+    """The run of a folder with the --config.* fields of this command line.
+
+    For commands without a --config file. Errors: flags.Error for a value that does not
+    parse as its field's type.
+    """
+    values = flags.FlagValues()
+    argv = ["", *_FIELDS]
+    made = config.from_dict(json.loads(config.to_json(run)))
+    config_flags.DEFINE_config_dataclass(
+        "config", made, flag_values=values, sys_argv=argv
+    )
+    values(argv)
+    return values.config
 
 
 def _stop(message: str) -> None:
@@ -104,29 +131,38 @@ def _stop(message: str) -> None:
     sys.exit(1)
 
 
-def check_words(argv: Sequence[str]) -> None:
-    """Checks config fields and file by name, before they are used.
+def _before_dashes(argv: Sequence[str]) -> list[str]:
+    words = list(argv[1:])
+    return words[: words.index("--")] if "--" in words else words
 
-    Errors: ValueError for an unknown field and FileNotFoundError for a missing file,
-    both with the nearest name.
-    """
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """The value of --config, written with = or as the next word."""
+    words = _before_dashes(argv)
+    for position, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in ("-config", "--config"):
+            return value if equals else "".join(words[position + 1 : position + 2])
+    return None
+
+
+def _check_file(file: str) -> None:
+    if Path(file).is_file():
+        return
+    there = [str(path) for path in sorted(Path(file).parent.glob("*.py"))]
+    near = get_close_matches(file, there, 1) or [", ".join(there)]
+    hint = f"; did you mean {near[0]}?" if near[0] else ""
+    raise FileNotFoundError(f"--config: {file} does not exist{hint}")
+
+
+def _check_fields(words: Sequence[str]) -> None:
+    """Stops at `--config.*` words that name no field of the schema."""
     known = [name for name, _ in config.flatten(config.Run())]
-    chosen = None
-    for word, following in zip(argv[1:], [*argv[2:], ""], strict=True):
-        field = OVERRIDE.match(word)
+    for word in words:
+        field = FIELD.match(word)
         if field and field[1] not in known:
-            raise ValueError(
-                f"--config.{field[1]}: there is no such field{_nearest(field[1], known)}"
-            )
-        if word.lstrip("-").split("=")[0] == "config" and word.startswith("-"):
-            chosen = word.split("=", 1)[1] if "=" in word else following
-        elif field and chosen is None:
-            raise ValueError(f"{word}: name a --config file before its fields")
-    if chosen is not None and not Path(chosen).is_file():
-        there = [str(path) for path in sorted(Path(chosen).parent.glob("*.py"))]
-        near = get_close_matches(chosen, there, 1) or [", ".join(there)]
-        hint = f"; did you mean {near[0]}?" if near[0] else ""
-        raise FileNotFoundError(f"--config: {chosen} does not exist{hint}")
+            hint = _nearest(field[1], known)
+            raise ValueError(f"--config.{field[1]}: there is no such field{hint}")
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

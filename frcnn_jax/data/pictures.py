@@ -45,6 +45,22 @@ def _nearest(path: Path) -> str:
     return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
+def drawings(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Where a drawing of each picture goes: folder/<name>.jpg.
+
+    Pictures that share a name (a.png, b/a.jpg) are all numbered. Errors: a drawing that
+    would replace one of the pictures.
+    """
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{number:04d}_{name}" for number, name in enumerate(names)]
+    places = [folder / f"{name}.jpg" for name in names]
+    lost = {p.resolve() for p in paths} & {p.resolve() for p in places}
+    if lost:
+        raise ValueError(f"{min(lost)} would be drawn over; choose another --out")
+    return places
+
+
 def batches(
     paths: Sequence[Path], data: config.Data, batch_size: int
 ) -> Iterator[tuple[dict[str, np.ndarray], tuple[tuple[int, Path], ...]]]:

@@ -23,7 +23,7 @@ class BoxLoss(NamedTuple):
 
 def l1(pred: Float[Array, "*b 4"], target: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
     """Sum of absolute differences; gradient 0 at equality."""
-    return jnp.abs(pred - target).sum(-1)
+    return _absolute(pred - target).sum(-1)
 
 
 def iou(pred: Float[Array, "*b 4"], target: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
@@ -48,7 +48,7 @@ def bounded_iou(
     """
     pred_xy, pred_wh = _centre_and_size(pred)
     xy, wh = _centre_and_size(jax.lax.stop_gradient(target))
-    offset = 2.0 * jnp.abs(xy - pred_xy)
+    offset = 2.0 * _absolute(xy - pred_xy)
     centre = 1.0 - jnp.maximum((wh - offset) / (wh + offset + 1e-3), 0.0)
     ratio = jnp.minimum(wh / (pred_wh + 1e-3), pred_wh / (wh + 1e-3))
     return smooth_l1(jnp.concatenate([centre, 1.0 - ratio], -1), 0.2).sum(-1)
@@ -58,6 +58,11 @@ def smooth_l1(difference: Float[Array, "*b"], beta: float) -> Float[Array, "*b"]
     """Quadratic below `beta`, absolute value minus beta / 2 from there on."""
     size = jnp.abs(difference)
     return jnp.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
+
+
+def _absolute(x):
+    """|x| with gradient 0 at 0, as in torch; that of `jnp.abs` is 1 there."""
+    return x * jnp.sign(x)
 
 
 def _centre_and_size(boxes):

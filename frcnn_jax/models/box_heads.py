@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from frcnn_jax.models.layers import Dense
@@ -11,7 +12,7 @@ class Predictor(nn.Module):
     """Class logits (background first) and class-specific deltas."""
 
     num_classes: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -31,7 +32,7 @@ class FCHead(nn.Module):
 
     num_classes: int
     hidden: tuple[int, ...] = (1024, 1024)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

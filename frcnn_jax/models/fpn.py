@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from frcnn_jax.models.layers import Conv
@@ -17,7 +18,7 @@ class FPN(nn.Module):
 
     channels: int = 256
     levels: int = 5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -7,6 +7,7 @@ Whether scale and bias learn is decided by the optimiser's freeze patterns, not 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 MOMENTUM = 0.1  # weight of the new batch in the running statistics, torch's default
@@ -22,7 +23,7 @@ class Norm(nn.Module):
 
     statistics: str = "frozen"
     eps: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
     @nn.compact

@@ -9,6 +9,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from frcnn_jax.models.layers import Conv, max_pool
@@ -119,7 +120,7 @@ class ResNet(nn.Module):
     stages: tuple[str, ...] = ("c2", "c3", "c4", "c5")
     norm: str = "frozen"
     norm_eps: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
     @nn.compact

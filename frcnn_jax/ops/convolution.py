@@ -16,7 +16,7 @@ WIDE_PIXELS, WIDE_CHANNELS = 2**13, 2**16  # H * W and C_in * C_out from which i
 
 def convolve(
     x: Float[Array, "b h w c"],
-    kernel: Float[Array, "k k c/g f"],
+    kernel: Float[Array, "k k c//{groups} f"],
     *,
     stride: int = 1,
     groups: int = 1,

@@ -47,7 +47,8 @@ def fit(
 
     `batches` must begin with the batch of `state.step`. One step is in flight while the
     next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    Errors: NonFinite, naming step, terms and images, at the next report.
+    Errors: NonFinite, naming step, terms and images, at the next report or save, so
+    that a broken state never replaces a good one.
     """
     done, clock, metrics, started = int(state.step), Clock(), None, None
     while done < plan.total:
@@ -78,6 +79,7 @@ def fit(
 
         # Save
         if done in plan.checkpoint_steps:
+            _finite(metrics, done, arrays["image_id"])
             checkpoints.save(state)
 
         # Evaluate
@@ -100,6 +102,12 @@ def _fetch(batches, metrics):
 def _report(
     metrics, clock: Clock, plan: Plan, done: int, image_ids
 ) -> dict[str, float]:
+    values = _finite(metrics, done, image_ids) | clock.report()
+    return values | {"lr": float(plan.rate(done - 1)), "epoch": plan.epoch_of(done)}
+
+
+def _finite(metrics, done: int, image_ids) -> dict[str, float]:
+    """The metrics as numbers, if they are."""
     values = {name: float(value) for name, value in metrics.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
@@ -108,8 +116,7 @@ def _report(
             f" this batch: {image_ids.tolist()}. Look at these images' boxes, or lower"
             " train.lr"
         )
-    values |= clock.report()
-    return values | {"lr": float(plan.rate(done - 1)), "epoch": plan.epoch_of(done)}
+    return values
 
 
 def _seconds_left(started: tuple[float, int], done: int, total: int) -> float:

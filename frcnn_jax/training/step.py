@@ -61,7 +61,7 @@ def make_train_step(
         changes, opt_state = tx.update(grads, state.opt_state, trainable)
         params = optimizer.join(optax.apply_updates(trainable, changes), frozen)
         variables = {**collections, **updates, "params": params}
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, variables, opt_state), metrics
 
     return step

@@ -19,14 +19,16 @@ def peer(golden):
 
 
 @functools.cache
-def program(pooling, masked=False):
-    """Crops, and the gradient of the features for an upstream gradient."""
+def program(pooling, masked, backward):
+    """Crops, and where asked for the features' gradient for an upstream gradient."""
 
-    def run(features, boxes, up, valid_hw):
-        valid_hw = valid_hw if masked else None
-        crops, pull = jax.vjp(
-            lambda maps: module.roi_align(maps, boxes, pooling, valid_hw), features
-        )
+    def run(features, boxes, valid_hw, up):
+        def crop(maps):
+            return module.roi_align(maps, boxes, pooling, valid_hw if masked else None)
+
+        if not backward:
+            return crop(features), ()
+        crops, pull = jax.vjp(crop, features)
         return crops, pull(up)[0]
 
     return jax.jit(run)
@@ -34,13 +36,11 @@ def program(pooling, masked=False):
 
 def roi_align(features, boxes, pooling, up=None, valid_hw=None):
     features = tuple(jnp.asarray(f) for f in features)
-    shape = (len(boxes), pooling.size, pooling.size, features[0].shape[-1])
-    up = jnp.zeros(shape) if up is None else jnp.asarray(up)
     sizes = [f.shape[:2] for f in features] if valid_hw is None else valid_hw
-    run = program(pooling, valid_hw is not None)
-    crops, grads = run(
-        features, jnp.asarray(boxes, jnp.float32), up, jnp.asarray(sizes, jnp.float32)
-    )
+    run = program(pooling, valid_hw is not None, up is not None)
+    boxes, sizes = jnp.asarray(boxes, jnp.float32), jnp.asarray(sizes, jnp.float32)
+    crops, grads = run(features, boxes, sizes, None if up is None else jnp.asarray(up))
+    shape = (len(boxes), pooling.size, pooling.size, features[0].shape[-1])
     assert crops.shape == shape and crops.dtype == jnp.float32
     return np.asarray(crops), [np.asarray(g) for g in grads]
 
@@ -257,7 +257,8 @@ def test_the_rest_of_a_canvas_is_not_there(canvas, rng):
 def test_bfloat16_features_give_float32_crops(rng):
     pooling = Pooling(7, 0, True, (4,))
     feature = rng.standard_normal((16, 22, 3)).astype(jnp.bfloat16)
-    crops, (grad,) = roi_align([feature], ODD_BOXES, pooling)
+    up = np.ones((len(ODD_BOXES), 7, 7, 3), np.float32)
+    crops, (grad,) = roi_align([feature], ODD_BOXES, pooling, up)
     naive, _ = naive_roi_align(feature.astype(np.float64), ODD_BOXES, pooling)
     assert_near(crops, naive)  # only the features are rounded, not the sums
     assert grad.dtype == jnp.bfloat16

@@ -1,0 +1,185 @@
+"""Every benchmark runs at a tiny size and keeps its promise: one line, all fields."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+CONFIG = '''"""Two levels of a narrow ResNet-18; the number of classes is left open."""
+
+from configs import demo
+from frcnn_jax import config
+
+
+def get_config() -> config.Run:
+    run = demo.get_config()
+    model = run.model
+    model.backbone.width, model.backbone.stages = 8, ("c2", "c3")
+    model.fpn.channels, model.fpn.levels, model.rpn.channels = 16, 2, 16
+    model.rpn.anchor_sizes = ((16.0,), (32.0,))
+    model.roi.fc, model.roi.samples = (32,), 16
+    return run
+'''
+# Runs a script as `python FILE` does, in a world without these libraries.
+WITHOUT = """
+import runpy, sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"PIL", "array_record", "cv2", "grain",
+                "ml_collections", "orbax", "pycocotools", "safetensors", "tensorflow",
+                "tensorflow_datasets", "torch"}:
+            raise ModuleNotFoundError(f"{name} is missing on purpose", name=name)
+
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[1:]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+PEER = '''"""Prints a line as a peer's script does, with the words that it was given."""
+
+import argparse, json
+
+parser = argparse.ArgumentParser()
+for name in ("mode", "size", "batch", "device", "dtype", "warmup", "repeats", "extra"):
+    parser.add_argument(f"--{name}")
+print("hello")
+print(json.dumps({"lib": "peer", "median_ms": 2.5, **vars(parser.parse_args())}))
+'''
+EVERY = {"name", "machine", "versions", "commit", "dirty", "date"}
+TIMED = EVERY | {
+    "config",
+    "size",
+    "batch",
+    "dtype",
+    "precision",
+    "seed",
+    "warmup",
+    "repeats",
+    "median_ms",
+    "min_ms",
+    "max_ms",
+    "min_cpu_ms",
+    "images_per_s",
+    "first_call_s",
+    "compile_s",
+    "programs",
+    "compilation_cache",
+    "parameters",
+    "peak_rss_mb",
+    "device",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The options of a run that takes a second, and an environment with a cache."""
+    path = tmp_path_factory.mktemp("benchmarks") / "tiny.py"
+    path.write_text(CONFIG)
+    return [f"--config={path}", "--size=64x96"]
+
+
+def run(*command, fails=False):
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(ROOT / ".cache" / "jax")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": cache}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode != 0) == fails, done.stderr
+    return done
+
+
+def only_line(done):
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, lines
+    return json.loads(lines[0])
+
+
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [("inference", {"detections"}), ("train_step", {"boxes", "loss", "trainable"})],
+)
+def test_a_measurement_is_one_line_without_the_data_libraries(tiny, script, own):
+    file = BENCHMARKS / f"{script}.py"
+    words = (*tiny, "--batch=2", "--warmup=1", "--repeats=2")
+    line = only_line(run("-c", WITHOUT, file, *words))
+    assert set(line) == TIMED | own
+    assert line["name"] == script and line["config"] == "tiny"
+    assert line["size"] == [64, 96] and line["batch"] == 2 and line["repeats"] == 2
+    assert 0 < line["min_ms"] <= line["median_ms"] <= line["max_ms"]
+    assert line["images_per_s"] == pytest.approx(2e3 / line["median_ms"], rel=1e-3)
+    assert line["programs"] == 1 and 0 < line["compile_s"] < line["first_call_s"]
+    assert line["device"]["platform"] == "cpu" and line["device"]["memory"] is None
+    assert line["peak_rss_mb"] > 100 and line["parameters"] > 10_000
+    if script == "inference":
+        assert len(line["detections"]) == 2 and min(line["detections"]) > 10
+    else:
+        assert 0 < line["loss"] < 100 and line["trainable"] <= line["parameters"]
+
+
+def test_compiling_is_timed_cold_and_from_the_cache(tiny, tmp_path):
+    words = ("--mode=infer", *tiny, f"--save={tmp_path}")
+    line = only_line(run(BENCHMARKS / "compile.py", *words))
+    assert set(line) == EVERY | {"config", "size", "batch", "dtype"} | {
+        "precision",
+        "device",
+        "infer",
+    }
+    figures = line["infer"]
+    assert figures["programs"] == 1
+    assert 0 < figures["cached_compile_s"] < figures["cold_compile_s"]
+    stored = (tmp_path / "compile.jsonl").read_text().splitlines()
+    assert [json.loads(text) for text in stored] == [line]
+
+
+def test_a_comparison_alternates_and_divides(tiny, tmp_path):
+    peer = tmp_path / "peer.py"
+    peer.write_text(PEER)
+    words = ["--mode=infer", tiny[1], "--rounds=2", "--warmup=1", "--repeats=1"]
+    words += [f"--our-args={tiny[0]}", "--peer-args=--extra=7", f"--save={tmp_path}"]
+    words += [f"--peer-python={sys.executable}", f"--peer-script={peer}"]
+    done = run(BENCHMARKS / "compare.py", *words)
+    line = only_line(done)
+    assert done.stderr.count("round ") == 2
+    assert len(line["ours_ms"]) == 2 and line["peer_ms"] == [2.5, 2.5]
+    assert line["ratio"] == pytest.approx(sum(line["ours_ms"]) / 5, abs=1e-3)
+    assert line["ours"]["name"] == "inference" and line["ours"]["programs"] == 1
+    asked = {"mode": "infer", "size": "64x96", "device": "cpu", "dtype": "fp32"}
+    asked |= {"batch": "1", "warmup": "1", "repeats": "1", "extra": "7"}
+    assert asked.items() <= line["peer"].items()
+    assert str(peer) not in (tmp_path / "compare.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--size=100x96"], "multiples of 32"),
+        (["--size=big"], "multiples of 32"),
+        (["--config=configs/none.py"], "configs/none.py does not exist"),
+        (["--dtype=float64"], "invalid choice"),
+    ],
+)
+def test_impossible_requests_say_what_is_wrong(words, complaint):
+    done = run(BENCHMARKS / "inference.py", *words, fails=True)
+    assert complaint in done.stderr and not done.stdout
+
+
+def test_a_peer_that_fails_is_named(tiny, tmp_path):
+    peer = tmp_path / "peer.py"
+    peer.write_text("print('no json')")
+    words = ["--mode=infer", tiny[1], "--rounds=1", f"--our-args={tiny[0]}"]
+    words += [f"--peer-python={sys.executable}", f"--peer-script={peer}"]
+    done = run(BENCHMARKS / "compare.py", *words, "--repeats=1", fails=True)
+    assert "peer.py: its last line is no JSON" in done.stderr

@@ -1,0 +1,114 @@
+"""The trunk: published sizes, where strides are, canvases."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from frcnn_jax.models.resnet import STRIDES, ResNet
+
+# Learnable numbers of torchvision's models without their classifier.
+PARAMETERS = {
+    18: 11_176_512,
+    34: 21_284_672,
+    50: 23_508_032,
+    101: 42_500_160,
+    152: 58_143_808,
+}
+
+
+def shapes(model, hw=(64, 96)):
+    """Shapes of the variables and of the maps, without computing anything."""
+    images = jax.ShapeDtypeStruct((2, *hw, 3), jnp.float32)
+    maps, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    return maps, variables
+
+
+flat = functools.partial(traverse_util.flatten_dict, sep="/")
+
+
+@pytest.mark.parametrize("depth", PARAMETERS)
+def test_sizes_are_the_published_ones(depth):
+    maps, variables = shapes(ResNet(depth))
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count == PARAMETERS[depth]
+    widest = 512 if depth < 50 else 2048
+    for stage, stride in STRIDES.items():
+        channels = widest * stride // 32
+        assert maps[stage].shape == (2, 64 // stride, 96 // stride, channels)
+
+
+def test_both_styles_have_the_same_parameters_and_other_strides():
+    """Caffe style halves in the first 1x1 of a stage, pytorch style in the 3x3."""
+    images = jnp.zeros((1, 32, 32, 3))
+    styles = {}
+    for stride_in_1x1 in (False, True):
+        model = ResNet(50, width=4, stride_in_1x1=stride_in_1x1)
+        _, state = jax.eval_shape(
+            lambda model=model: model.init_with_output(
+                jax.random.key(0), images, capture_intermediates=True
+            )
+        )
+        inner = flat(state["intermediates"])
+        del state["intermediates"]
+        styles[stride_in_1x1] = flat(state), inner
+    (variables, pytorch), (others, caffe) = styles[False], styles[True]
+    assert {k: v.shape for k, v in variables.items()} == {
+        k: v.shape for k, v in others.items()
+    }
+
+    def side(inner, conv):
+        found = [v for k, v in inner.items() if f"layer2/block0/{conv}/" in k]
+        return found[0][0].shape[1]
+
+    assert (side(pytorch, "conv1"), side(pytorch, "conv2")) == (8, 4)
+    assert (side(caffe, "conv1"), side(caffe, "conv2")) == (4, 4)
+
+
+def test_a_trunk_ends_at_the_deepest_stage_asked_for():
+    maps, variables = shapes(ResNet(18, width=4, stages=("c3", "c4")))
+    assert set(maps) == {"c3", "c4"}
+    assert set(variables["params"]) == {"stem", "layer1", "layer2", "layer3"}
+
+
+@pytest.fixture(scope="module", params=("frozen", "batch"))
+def trunk(request):
+    """A tiny trunk with random variables, and a program for both canvases."""
+    model = ResNet(18, width=4, norm=request.param)
+    _, state = shapes(model)
+    rng = np.random.default_rng(1)
+
+    def fresh(path, leaf):
+        noise = jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32)
+        kind = path[-1].key
+        if kind in ("scale", "var"):
+            return 1 + 0.3 * jnp.abs(noise)
+        return noise * (0.2 if kind == "kernel" else 0.5)
+
+    variables = jax.tree_util.tree_map_with_path(fresh, state)
+
+    def run(images, image_hw):
+        return model.apply(variables, images, image_hw, True, mutable=["batch_stats"])
+
+    return jax.jit(run)
+
+
+def test_a_larger_canvas_changes_nothing(trunk):
+    """Maps and batch statistics of a 40 x 70 image, padded to 64 x 96 or more."""
+    image = np.random.default_rng(2).standard_normal((40, 70, 3)).astype(np.float32)
+    hw = jnp.asarray([[40.0, 70.0]])
+    tight, large = (np.zeros((1, *c, 3), np.float32) for c in ((64, 96), (128, 128)))
+    tight[0, :40, :70] = large[0, :40, :70] = image
+    maps, updates = trunk(jnp.asarray(tight), hw)
+    larger, larger_updates = trunk(jnp.asarray(large), hw)
+    for stage, expected in maps.items():
+        h, w = expected.shape[1:3]
+        np.testing.assert_allclose(larger[stage][:, :h, :w], expected, atol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        updates,
+        larger_updates,
+    )

@@ -1,0 +1,150 @@
+"""The schema: its rules, and its way through JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from frcnn_jax import config
+
+
+def changed(**fields) -> config.Run:
+    """A default run with fields set by name: model__rpn__nms_iou=0.6."""
+    run = config.Run()
+    for name, value in fields.items():
+        *sections, field = name.split("__")
+        section = run
+        for part in sections:
+            section = getattr(section, part)
+        assert hasattr(section, field), name
+        setattr(section, field, value)
+    return run
+
+
+def test_the_defaults_are_valid():
+    config.validate(config.Run())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model__num_classes": 0},  # taken from the data
+        {"model__backbone__stages": ("c3", "c4", "c5"), "model__fpn__levels": 5},
+        {"model__backbone__stages": ("c4",)},
+        {"train__steps": 10, "train__epochs": 0.0},
+        {"train__milestones": ()},
+        {"data__buckets": ((800, 1344), (1344, 800))},
+        {"model__rpn__positive_fraction": 1.0, "data__flip": 0.0},
+    ],
+)
+def test_unusual_but_valid(fields):
+    config.validate(changed(**fields))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "hint"),
+    [
+        ("data__resize", "pil", "cv2_u8"),
+        ("data__short_side_mode", "choise", "did you mean 'choice'"),
+        ("data__on_bad_image", "warn", "skip"),
+        ("model__channel_order", "rbg", "rgb"),
+        ("model__dtype", "float16", "bfloat16"),
+        ("model__backbone__depth", 51, "50"),
+        ("model__backbone__norm", "group", "frozen"),
+        ("model__roi__box_loss", "smooth_l1", "giou"),
+        ("train__batch_size", 0, "1 or more"),
+        ("eval__batch_size", 0, "1 or more"),
+        ("model__roi__samples", 0, "1 or more"),
+        ("model__roi__max_detections", -1, "1 or more"),
+        ("model__rpn__nms_iou", 1.5, "0..1"),
+        ("model__rpn__positive_fraction", -0.1, "0..1"),
+        ("model__roi__score_threshold", 5.0, "0..1"),
+        ("data__flip", 2.0, "0..1"),
+        ("train__lr", -0.02, "negative"),
+        ("seed", -1, "negative"),
+        ("train__epochs", 0.0, "train.steps"),
+        ("train__milestones", (8.0, 12.0), "train.epochs = 12"),
+        ("model__backbone__stages", (), "c2"),
+        ("model__backbone__stages", ("c1", "c2"), "c2"),
+        ("model__backbone__stages", ("c3", "c2"), "neighbours"),
+        ("model__backbone__stages", ("c2", "c4"), "neighbours"),
+        ("model__fpn__levels", 3, "4 stages"),
+        ("model__rpn__anchor_sizes", ((32.0,),) * 4, "5 levels"),
+        ("model__rpn__anchor_sizes", ((32.0,),) * 4 + ((1.0, 2.0),), "equal length"),
+        ("model__num_classes", -1, "0"),
+        ("data__buckets", ((800, 1333),), "multiples of 32"),
+        ("data__buckets", ((800,),), "(H, W)"),
+        ("data__short_sides", (), "sizes"),
+    ],
+)
+def test_a_broken_rule_names_the_field_its_value_and_the_way_out(field, value, hint):
+    with pytest.raises(ValueError) as error:
+        config.validate(changed(**{field: value}))
+    message = str(error.value)
+    assert field.replace("__", ".") in message
+    assert repr(value) in message
+    assert hint in message
+
+
+def test_every_field_is_flattened_once():
+    names = [name for name, _ in config.flatten(config.Run())]
+    assert len(names) == len(set(names))
+    assert {"seed", "data.root", "model.rpn.nms_iou", "train.lr"} <= set(names)
+    assert dict(config.flatten(changed(model__rpn__nms_iou=0.6)))[
+        "model.rpn.nms_iou"
+    ] == (0.6)
+
+
+def test_defaults_are_hashable_and_have_the_type_that_is_declared():
+    """Tuples, never lists: lists cannot be overridden from the command line."""
+    for name, value in config.flatten(config.Run()):
+        assert isinstance(value, bool | int | float | str | tuple), name
+        hash(value)
+
+
+def test_sections_do_not_share_their_values():
+    one, other = config.Run(), config.Run()
+    one.model.rpn.nms_iou = 0.1
+    assert other.model.rpn.nms_iou == config.RPN().nms_iou
+
+
+def test_a_run_survives_json():
+    run = changed(
+        seed=7,
+        model__rpn__anchor_sizes=((8.0, 9.0),) * 5,
+        data__buckets=((64, 96), (96, 64)),
+        train__freeze=(),
+        model__roi__fc=(32,),
+    )
+    text = config.to_json(run)
+    again = config.from_dict(json.loads(text))
+    assert again == run
+    assert config.to_json(again) == text
+
+
+def test_missing_fields_take_their_defaults():
+    assert config.from_dict({"seed": 3}) == changed(seed=3)
+    assert config.from_dict({"model": {"rpn": {}}}) == config.Run()
+    section = config.from_dict({"fc": [32, 16]}, config.RoI)
+    assert section == dataclasses.replace(config.RoI(), fc=(32, 16))
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"sead": 1}, "Run has no field 'sead'; did you mean 'seed'?"),
+        ({"model": {"rpn": {"nms_iuo": 1}}}, "RPN has no field 'nms_iuo'"),
+        ({"zzzzzz": 1}, "Run has no field 'zzzzzz'"),
+    ],
+)
+def test_an_unknown_field_is_an_error(values, complaint):
+    with pytest.raises(ValueError) as error:
+        config.from_dict(values)
+    assert complaint in str(error.value)
+
+
+def test_differences_name_what_changed():
+    assert config.differences(config.Run(), config.Run()) == {}
+    run = changed(model__rpn__nms_iou=0.6, seed=1)
+    found = config.differences(config.Run(), run)
+    assert found == {"seed": (0, 1), "model.rpn.nms_iou": (0.7, 0.6)}

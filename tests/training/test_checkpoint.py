@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from frcnn_jax import config
+from frcnn_jax.training import distributed, optimizer, step
+from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.state import TrainState, create
+
+TRAIN = config.Train(lr=0.05, lr_batch_size=0, warmup_steps=0)
+
+
+@pytest.fixture
+def start(linear):
+    """devices -> (state before the first step, step function)."""
+
+    def make(devices: int = 1):
+        mesh = distributed.make_mesh(devices)
+        tx = optimizer.sgd(TRAIN, lambda step: 0.05)
+        variables = linear.init(jax.random.key(0), None)
+        state = create(variables, tx, ("trunk/bias",))
+        take = step.make_train_step(linear, tx, ("trunk/bias",), mesh)
+
+        def advance(state, arrays):
+            batch = distributed.to_batch(arrays, mesh)
+            return take(state, batch, jax.random.key(0))[0]
+
+        return distributed.replicate(state, mesh), advance
+
+    return make
+
+
+def host(state: TrainState) -> TrainState:
+    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+
+
+def assert_same(first, second):
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_what_is_restored_is_bit_equal_and_on_the_same_devices(
+    tmp_path, start, arrays_of
+):
+    state, advance = start(2)
+    for number in range(3):
+        state = advance(state, arrays_of(number))
+    with Checkpoints(tmp_path, keep=2) as saved:
+        assert saved.latest is None
+        saved.save(state)
+    fresh, _ = start(2)
+    with Checkpoints(tmp_path, keep=2) as saved:
+        assert saved.latest == 3
+        found = saved.restore(fresh)
+    assert found.step == 3 and found.step.dtype == jnp.int32
+    assert_same(host(found), host(state))
+    same = jax.tree.map(lambda a, b: a.sharding == b.sharding, found, fresh)
+    assert all(jax.tree.leaves(same))
+
+
+def test_a_save_is_of_its_moment(tmp_path, start, arrays_of):
+    """Steps that follow at once reuse the buffers that are still being written."""
+    state, advance = start()
+    state = advance(state, arrays_of(0))
+    before = host(state)
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(state)
+        for number in range(1, 20):
+            state = advance(state, arrays_of(number))
+    fresh, _ = start()
+    with Checkpoints(tmp_path, keep=1) as saved:
+        assert_same(host(saved.restore(fresh)), before)
+
+
+def test_continuing_equals_never_having_stopped(tmp_path, start, arrays_of):
+    state, advance = start()
+    for number in range(6):
+        state = advance(state, arrays_of(number))
+        if number == 2:
+            with Checkpoints(tmp_path, keep=1) as saved:
+                saved.save(state)
+    fresh, again = start()
+    with Checkpoints(tmp_path, keep=1) as saved:
+        resumed = saved.restore(fresh)
+    for number in range(3, 6):
+        resumed = again(resumed, arrays_of(number))
+    assert_same(host(resumed), host(state))
+
+
+@pytest.mark.parametrize(("saving", "restoring"), [(1, 8), (8, 1), (2, 4)])
+def test_another_number_of_devices(tmp_path, start, arrays_of, saving, restoring):
+    state, advance = start(saving)
+    state = advance(state, arrays_of(0))
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(state)
+    fresh, again = start(restoring)
+    with Checkpoints(tmp_path, keep=1) as saved:
+        found = saved.restore(fresh)
+    assert_same(host(found), host(state))
+    assert len(found.step.sharding.device_set) == restoring
+    assert again(found, arrays_of(1)).step == 2
+
+
+def test_the_last_few_are_kept_and_the_newest_is_taken(tmp_path, start):
+    state, _ = start()
+    with Checkpoints(tmp_path, keep=2) as saved:
+        for number in (2, 5, 9):
+            saved.save(state._replace(step=jnp.int32(number)))
+        saved.save(state._replace(step=jnp.int32(9)))  # again: nothing happens
+    folders = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert folders == {"5", "9"}
+    with Checkpoints(tmp_path, keep=2) as saved:
+        assert saved.latest == 9
+        assert saved.restore(state).step == 9
+
+
+def test_an_unfinished_checkpoint_does_not_count(tmp_path, start):
+    """A killed save leaves a folder under a temporary name."""
+    state, _ = start()
+    with Checkpoints(tmp_path, keep=2) as saved:
+        saved.save(state._replace(step=jnp.int32(4)))
+    unfinished = tmp_path / "checkpoints" / "8.orbax-checkpoint-tmp"
+    (unfinished / "variables").mkdir(parents=True)
+    with Checkpoints(tmp_path, keep=2) as saved:
+        assert saved.latest == 4
+        assert saved.restore(state).step == 4
+
+
+def test_variables_alone_need_no_optimiser(tmp_path, start, arrays_of):
+    state, advance = start()
+    state = advance(state, arrays_of(0))
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(state)
+    fresh, _ = start(8)
+    with Checkpoints(tmp_path, keep=1) as saved:
+        found, number = saved.restore_variables(fresh.variables)
+    assert number == 1
+    assert_same(host(found), host(state.variables))
+    assert found["params"]["head"]["bias"].is_fully_replicated
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path, start):
+    state, _ = start()
+    with (
+        Checkpoints(tmp_path, keep=1) as saved,
+        pytest.raises(FileNotFoundError, match="no checkpoint in .*train first") as why,
+    ):
+        saved.restore_variables(state.variables)
+    assert str(tmp_path) in str(why.value)
+
+
+def test_another_model_is_refused(tmp_path, start):
+    state, _ = start()
+    with Checkpoints(tmp_path, keep=1) as saved:
+        saved.save(state)
+    params = {**state.variables["params"], "head": {"kernel": jnp.zeros(5)}}
+    with Checkpoints(tmp_path, keep=1) as saved, pytest.raises(ValueError):
+        saved.restore_variables({**state.variables, "params": params})

@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from frcnn_jax.training import log
+from frcnn_jax.training.log import Clock, MetricLog, duration, progress_line
+
+
+def lines(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_numbers_are_written_at_once_one_object_a_line(tmp_path):
+    metrics = MetricLog(tmp_path, 0)
+    metrics.write(1, {"loss": 2.5, "count": 3, "eval/APs": None})
+    assert lines(tmp_path) == [{"step": 1, "loss": 2.5, "count": 3, "eval/APs": None}]
+    metrics.write(2, {"loss": 1.0, "per_class": {"a": 1}, "done": True, "name": "x"})
+    metrics.close()
+    assert lines(tmp_path)[1] == {"step": 2, "loss": 1.0}
+
+
+def test_a_continued_run_forgets_steps_it_will_do_again(tmp_path):
+    metrics = MetricLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        metrics.write(step, {"loss": step})
+    metrics.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')  # killed while writing
+    metrics = MetricLog(tmp_path, 2)
+    metrics.write(3, {"loss": -3})
+    metrics.close()
+    assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [
+        (1, 1),
+        (2, 2),
+        (3, -3),
+    ]
+
+
+def test_a_line_cut_inside_earlier_steps_goes_too(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2')
+    MetricLog(tmp_path, 5).close()
+    assert lines(tmp_path) == [{"step": 1}]
+
+
+def test_the_other_processes_write_nothing(tmp_path):
+    metrics = MetricLog(tmp_path, 0, quiet=True)
+    metrics.write(1, {"loss": 2.5})
+    metrics.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_events_where_installed(tmp_path):
+    pytest.importorskip("tensorboardX")
+    metrics = MetricLog(tmp_path, 0)
+    metrics.write(1, {"loss": 2.5, "eval/APs": None})
+    metrics.close()
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (0, "0s"), (5.9, "5s"), (65, "1m05s"), (3725, "1h02m")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+VALUES = {
+    "loss": 1.23456,
+    **dict.fromkeys(log.SHOWN, 0.25),
+    "epoch": 0.5,
+    "lr": 0.02,
+    "images_per_s": 12.34,
+    "data_wait": 0.07,
+}
+
+
+def test_the_progress_line_holds_everything():
+    line = progress_line(7, 120, VALUES, seconds_left=65)
+    assert line == (
+        "step   7/120  epoch 0.50  loss 1.2346 (rpn_cls 0.250 rpn_box 0.250 cls 0.250"
+        " box 0.250)  lr 2.00e-02  12.3 img/s  data wait 7%  eta 1m05s"
+    )
+
+
+def test_the_clock_counts_since_its_last_reset():
+    clock = Clock()
+    clock.count(8, idle=0.0)
+    clock.count(8, idle=1e6)  # more than has passed: no more than all of it
+    report = clock.report()
+    assert report["images_per_s"] > 0 and report["data_wait"] == 1.0
+    clock.reset()
+    clock.count(0, idle=0.0)
+    assert clock.report() == {"images_per_s": 0.0, "data_wait": 0.0}

@@ -1,0 +1,177 @@
+"""The loop around the small linear detector: what happens when, and what stops it."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from frcnn_jax import config
+from frcnn_jax.training import distributed, loop, optimizer, schedule, step
+from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.log import MetricLog
+from frcnn_jax.training.loop import NonFinite, Plan, fit
+from frcnn_jax.training.state import create
+
+TRAIN = config.Train(
+    batch_size=8, lr=0.002, lr_batch_size=0, warmup_steps=0, log_every=2
+)
+
+
+def plan(total=6, evals=(4, 6), saves=(2, 4, 6)):
+    rate = schedule.learning_rate(TRAIN, (5,))
+    return Plan(total, lambda done: done / 3, rate, frozenset(evals), frozenset(saves))
+
+
+@pytest.fixture
+def train(linear, arrays_of, tmp_path):
+    """Runs or continues a run in a folder; returns (state, evaluated steps)."""
+
+    def run(name="run", plan=plan(), batches=None, limit=None):  # noqa: B008
+        mesh, evaluated = distributed.make_mesh(2), []
+        tx = optimizer.sgd(TRAIN, plan.rate)
+        state = create(linear.init(jax.random.key(0), None), tx, ())
+        state = distributed.replicate(state, mesh)
+        workdir = tmp_path / name
+        workdir.mkdir(exist_ok=True)
+
+        def evaluate(variables, done):
+            evaluated.append(done)
+            kernel = variables["params"]["head"]["kernel"]
+            return {"step": done, "AP": float(kernel[0]), "per_class": {"a": 1}}
+
+        with Checkpoints(workdir, keep=3) as checkpoints:
+            begin = checkpoints.latest or 0
+            if begin:
+                state = checkpoints.restore(state)
+            log = MetricLog(workdir, begin)
+            source = batches or map(arrays_of, itertools.count(begin))
+            source = itertools.islice(source, limit)
+            try:
+                state = fit(
+                    state,
+                    step.make_train_step(linear, tx, (), mesh),
+                    source,
+                    plan=plan,
+                    evaluate=evaluate,
+                    checkpoints=checkpoints,
+                    log=log,
+                    train=TRAIN,
+                    key=jax.random.key(0),
+                    mesh=mesh,
+                )
+            finally:
+                log.close()
+        return jax.tree.map(np.asarray, state), evaluated
+
+    return run
+
+
+def lines(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_everything_happens_at_its_step(train, tmp_path, capsys):
+    state, evaluated = train()
+    assert state.step == 6 and evaluated == [4, 6]
+    saved = {p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.is_dir()}
+    assert saved == {"2", "4", "6"}
+    written = lines(tmp_path / "run")
+    assert [x["step"] for x in written] == [2, 4, 4, 6, 6]
+    printed = [x for x in capsys.readouterr().out.splitlines() if x.startswith("step")]
+    assert [x.split()[1] for x in printed] == ["2/6", "4/6", "6/6"]
+
+
+def test_what_is_logged(train, tmp_path):
+    train()
+    first, _, scores, *_ = lines(tmp_path / "run")
+    assert set(first) == {
+        *("step", "epoch", "lr", "loss", "grad_norm", "images_per_s", "data_wait"),
+        *("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"),
+    }
+    assert first["images_per_s"] > 0 and 0 <= first["data_wait"] <= 1
+    assert first["epoch"] == pytest.approx(2 / 3)
+    assert set(scores) == {"step", "eval/AP"}
+
+
+def test_the_logged_rate_is_that_of_the_step_taken(train, tmp_path):
+    train(plan=plan(evals=(6,)))
+    rates = {x["step"]: x["lr"] for x in lines(tmp_path / "run") if "lr" in x}
+    assert rates == pytest.approx({2: 0.002, 4: 0.002, 6: 0.0002})  # drops at step 5
+
+
+def test_the_last_step_is_always_logged(train, tmp_path):
+    train(plan=plan(total=3, evals=(3,), saves=(3,)))
+    assert [x["step"] for x in lines(tmp_path / "run")] == [2, 3, 3]
+
+
+def test_a_continued_run_ends_with_the_same_bits(train, tmp_path):
+    whole, _ = train("whole")
+    with pytest.raises(StopIteration):  # the data ends: an accident after step 5
+        train("parts", limit=5)
+    assert max(x["step"] for x in lines(tmp_path / "parts")) == 4
+    resumed, evaluated = train("parts")
+    assert evaluated == [6]
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    names = ("step", "loss", "lr", "eval/AP")
+    logs = [
+        [{k: x[k] for k in names if k in x} for x in lines(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_does_nothing_more(train):
+    first, _ = train()
+    again, evaluated = train(limit=0)
+    assert evaluated == []
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_a_loss_that_is_no_number_names_step_and_rows(train, arrays_of, tmp_path):
+    def batches():
+        for number in itertools.count():
+            arrays = arrays_of(number)
+            if number == 3:
+                arrays["images"] = np.full_like(arrays["images"], np.nan, np.float32)
+            else:
+                arrays["images"] = arrays["images"].astype(np.float32)
+            yield arrays
+
+    with pytest.raises(NonFinite, match="not finite at step 4") as caught:
+        train(plan=plan(saves=(2, 6)), batches=batches())
+    message = str(caught.value)
+    assert str(arrays_of(3)["image_id"].tolist()) in message
+    assert "loss_rpn_cls" in message and "train.lr" in message
+    assert [x["step"] for x in lines(tmp_path / "run")] == [2]
+
+
+def test_a_broken_state_is_not_saved(train, arrays_of, tmp_path):
+    """Before the next report: after step 2 come the losses of step 4."""
+
+    def batches():
+        yield arrays_of(0)
+        yield arrays_of(1)
+        arrays = arrays_of(2)
+        yield {**arrays, "images": np.full(arrays["images"].shape, np.inf, np.float32)}
+
+    with pytest.raises(NonFinite, match="not finite at step 3"):
+        train(plan=plan(saves=(2, 3)), batches=batches())
+    saved = {p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.is_dir()}
+    assert saved == {"2"}
+
+
+def test_idle_time_counts_only_when_the_device_had_nothing_to_do():
+    """A batch that is awaited while a step still runs costs nothing."""
+
+    class Pending:
+        """What `jax.Array.is_ready` says of a step that is still running."""
+
+        def is_ready(self):
+            return False
+
+    arrays, idle = loop._fetch(iter([{"image_id": 1}]), {"loss": Pending()})
+    assert arrays == {"image_id": 1} and idle == 0.0
+    _, idle = loop._fetch(iter([{}]), None)
+    assert idle > 0.0

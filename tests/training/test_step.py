@@ -1,0 +1,207 @@
+"""The step: the same on any number of devices, the same every time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from frcnn_jax import build, config
+from frcnn_jax.data import batching
+from frcnn_jax.training import distributed, optimizer, step
+from frcnn_jax.training.state import create
+from frcnn_jax.types import Detector
+
+LINEAR = config.Train(lr=0.05, lr_batch_size=0, warmup_steps=0)
+
+
+def flat(tree):
+    return {
+        k: np.asarray(v) for k, v in traverse_util.flatten_dict(tree, sep="/").items()
+    }
+
+
+def linear_state(detector, mesh, freeze=(), train=LINEAR):
+    variables = detector.init(jax.random.key(3), None)
+    tx = optimizer.sgd(train, lambda step: 0.05)
+    state = distributed.replicate(create(variables, tx, freeze), mesh)
+    return state, step.make_train_step(detector, tx, freeze, mesh)
+
+
+def steps(detector, arrays_of, *, devices=1, count=3, freeze=(), seed=0):
+    mesh = distributed.make_mesh(devices)
+    state, take = linear_state(detector, mesh, freeze)
+    for number in range(count):
+        batch = distributed.to_batch(arrays_of(number), mesh)
+        state, metrics = take(state, batch, jax.random.key(seed))
+    return jax.tree.map(np.asarray, (state, metrics))
+
+
+# ---- any detector
+
+
+def test_the_gradient_is_that_of_the_whole_batch(linear, arrays_of):
+    """One step against jax.grad of the loss without any device axis."""
+    mesh = distributed.make_mesh(4)
+    state, take = linear_state(linear, mesh)
+    batch = distributed.to_batch(arrays_of(0), mesh)
+    before = jax.tree.map(np.asarray, state.variables)
+    plain = jax.tree.map(jnp.asarray, arrays_of(0))
+    key = jax.random.fold_in(jax.random.key(0), 0)
+
+    def loss(params):
+        variables = {**before, "params": params}
+        return linear.loss(variables, type(batch)(**plain), key)
+
+    grads, (_, updates) = jax.grad(loss, has_aux=True)(before["params"])
+    state, metrics = take(state, batch, jax.random.key(0))
+    for name, gradient in flat(grads).items():
+        start = flat(before["params"])[name]
+        expected = start - 0.05 * (gradient + LINEAR.weight_decay * start)
+        found = flat(state.variables["params"])[name]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+    found = state.variables["batch_stats"]["trunk"]["mean"]
+    mean = updates["batch_stats"]["trunk"]["mean"]
+    np.testing.assert_allclose(found, mean, rtol=1e-6)
+    norm = np.sqrt(sum((g**2).sum() for g in flat(grads).values()))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert state.step == 1
+
+
+def test_devices_share_the_loss(linear, arrays_of):
+    (_, one), (_, eight) = (steps(linear, arrays_of, devices=n) for n in (1, 8))
+    assert one.keys() == eight.keys()
+    for name, value in one.items():
+        assert np.shape(value) == () and np.isfinite(value)
+        np.testing.assert_allclose(eight[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_the_same_seed_gives_the_same_bits(linear, arrays_of):
+    first, again, other = (steps(linear, arrays_of, seed=s)[0] for s in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    kernels = [s.variables["params"]["trunk"]["kernel"] for s in (first, other)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+def test_every_step_has_its_own_key(linear, arrays_of):
+    mesh = distributed.make_mesh(1)
+    frozen = config.Train(lr=0.0, weight_decay=0.0)
+    state, take = linear_state(linear, mesh, train=frozen)
+    losses = []
+    for _ in range(3):
+        batch = distributed.to_batch(arrays_of(0), mesh)
+        start = jax.tree.map(jnp.copy, state.variables)
+        state, metrics = take(state, batch, jax.random.key(0))
+        state = state._replace(variables=start)
+        losses.append(float(metrics["loss"]))
+    assert len(set(losses)) == 3
+
+
+def test_frozen_parameters_keep_their_bits(linear, arrays_of):
+    start = flat(linear.init(jax.random.key(3), None)["params"])
+    state, _ = steps(linear, arrays_of, devices=2, freeze=("trunk/.*",))
+    end = flat(state.variables["params"])
+    for name, value in start.items():
+        assert (end[name] == value).all() == name.startswith("trunk/"), name
+    assert state.variables["batch_stats"]["trunk"]["mean"].all()
+
+
+def test_nothing_is_computed_backwards_below_frozen_parameters(linear, arrays_of):
+    """A frozen path whose derivative must not be asked for."""
+
+    @jax.custom_jvp
+    def one_way(x):
+        return x
+
+    @one_way.defjvp
+    def refuse(primals, tangents):
+        raise AssertionError("differentiated")
+
+    def loss(variables, batch, key, axis_name=None):
+        params = variables["params"]
+        trunk = jax.tree.map(one_way, params["trunk"])
+        variables = {**variables, "params": {**params, "trunk": trunk}}
+        return linear.loss(variables, batch, key, axis_name)
+
+    guarded = Detector(linear.init, loss, linear.predict)
+    steps(guarded, arrays_of, count=1, freeze=("trunk/.*",))
+    with pytest.raises(AssertionError, match="differentiated"):
+        steps(guarded, arrays_of, count=1, freeze=("trunk/bias",))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_prediction_keeps_the_order_of_images(linear, arrays_of, devices):
+    mesh = distributed.make_mesh(devices)
+    variables = linear.init(jax.random.key(0), None)
+    predict = step.make_predict_step(linear, mesh)
+    arrays = arrays_of(0)
+    batch = distributed.to_batch(arrays, mesh)
+    found = predict(distributed.replicate(variables, mesh), batch)
+    found = distributed.to_host(found)
+    red = arrays["images"][:, 0, 0, 0] / 255.0
+    expected = np.where(arrays["labels"] > 0, red[:, None], 0.0)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-6)
+    np.testing.assert_array_equal(found.labels, arrays["labels"])
+
+
+# ---- the real detector
+
+
+@pytest.fixture
+def batch_arrays(tiny_run):
+    run, data, _ = build.datasets(tiny_run)
+    batches = build.train_batches(run, data, 0)
+    arrays = next(batches)
+    batches.close()
+    return run, arrays, build.plan(run, batches.schedule)
+
+
+def real_step(run, arrays, plan, devices):
+    mesh = distributed.make_mesh(devices)
+    state, tx = build.training_state(run, mesh, plan, load=True)
+    start = flat(state.variables)
+    take = step.make_train_step(build.detector(run.model), tx, run.train.freeze, mesh)
+    batch = distributed.to_batch(arrays, mesh)
+    state, metrics = take(state, batch, jax.random.key(run.seed))
+    return start, flat(state.variables), jax.tree.map(float, metrics)
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_1_2_and_8_devices_take_the_same_step(batch_arrays):
+    """With trainable synchronised batch norm; the stem is frozen."""
+    start, one, metrics = real_step(*batch_arrays, 1)
+    assert all(np.isfinite(value) for value in metrics.values())
+    for name, value in one.items():
+        still = name.startswith("params/backbone/stem/")
+        assert (start[name] == value).all() == still, name
+    for devices in (2, 8):
+        _, found, others = real_step(*batch_arrays, devices)
+        for name, value in one.items():
+            error = np.abs(found[name] - value).max()
+            assert error <= 1e-6 * np.abs(value).max(), (devices, name, error)
+        for name, value in metrics.items():
+            np.testing.assert_allclose(others[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_frozen_stages_cost_no_gradient(tiny_run):
+    """Convolutions in the program: forward only where nothing learns."""
+    run = tiny_run
+    run.model.num_classes = 2
+    arrays = batching.collate([None] * 2, (64, 64), 8)
+    counts = [convolutions(run, arrays, freeze) for freeze in ((), ("backbone/.*",))]
+    # A convolution that learns has two more in its gradient: of kernel and of input.
+    # The trunk has 9 (its 1x1 ones are matrix products); of the first, whose input is
+    # the image, only the kernel's is needed.
+    assert counts[0] - counts[1] == 2 * 9 - 1
+
+
+def convolutions(run, arrays, freeze):
+    mesh = distributed.make_mesh(1)
+    detector = build.detector(run.model)
+    tx = optimizer.sgd(run.train, lambda step: 0.1)
+    batch = distributed.to_batch(arrays, mesh)
+    variables = jax.eval_shape(detector.init, jax.random.key(0), batch)
+    state = jax.eval_shape(lambda v: create(v, tx, freeze), variables)
+    take = step.make_train_step(detector, tx, freeze, mesh)
+    text = take.lower(state, batch, jax.random.key(0)).as_text()
+    return text.count("stablehlo.convolution")
