@@ -14,6 +14,7 @@ from absl import flags
 from frcnn_jax import build, cli, config, vis
 from frcnn_jax.data import pictures, records, transforms
 from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation.results import from_results
 from frcnn_jax.training import distributed
 
 FLAGS = flags.FLAGS
@@ -66,7 +67,7 @@ def draw(data, results, folder: Path, count: int, score: float) -> int:
     places = pictures.drawings([record.path for record in shown], folder)
     panels = []
     for record, place in zip(shown, places, strict=True):
-        found = coco.from_results(results, record.source_id, data.category_ids)
+        found = from_results(results, record.source_id, data.category_ids)
         try:
             image = transforms.decode(record.path)
         except transforms.BadImage:

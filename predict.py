@@ -12,7 +12,7 @@ from absl import flags
 
 from frcnn_jax import build, cli, vis
 from frcnn_jax.data import pictures, transforms
-from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation.results import to_results
 from frcnn_jax.training import distributed, step
 from frcnn_jax.types import Detections
 
@@ -41,9 +41,7 @@ def main(argv: list[str]) -> None:
     for arrays, rows in pictures.batches(paths, run.data, batch_size):
         found = predict(variables, distributed.to_batch(arrays, mesh))
         found = distributed.to_host(found)
-        results += coco.to_results(
-            found, arrays["image_id"], numbers, labels.category_ids
-        )
+        results += to_results(found, arrays["image_id"], numbers, labels.category_ids)
         for i, (number, path) in enumerate(rows):
             one = Detections(*(part[i] for part in found))
             drawn += draw(path, one, labels.class_names, places[number])

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "training": {"config", "types"},
     "evaluation": {"config", "types", "data"},
     "vis": {"types"},
+    "cli": {"config"},
     "data": {"config"},
     "convert": set(),
 }

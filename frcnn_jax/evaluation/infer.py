@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from frcnn_jax.data.records import Dataset
-from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation.results import to_results
 
 
 def detections(
@@ -24,7 +24,7 @@ def detections(
     results: list[dict[str, Any]] = []
 
     def collect(found) -> None:
-        results.extend(coco.to_results(*found(), source_ids, dataset.category_ids))
+        results.extend(to_results(*found(), source_ids, dataset.category_ids))
 
     running = None
     for arrays in batches:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation import coco, results
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "coco_eval.json"
 KEYS = coco.PRECISIONS + coco.RECALLS
@@ -238,47 +238,15 @@ def test_dense_images_are_told_in_numbers(caplog):
     assert metrics["AP"] == ONE and not caplog.records
 
 
-# ---- results, table, file ----------------------------------------------------------
+# ---- table, file ----------------------------------------------------------
 
 
-def detections(labels, boxes=None):
-    labels = np.asarray(labels, np.int32)
-    if boxes is None:
-        boxes = np.broadcast_to([1.5, 2.0, 11.5, 5.0], (*labels.shape, 4))
-    scores = np.full(labels.shape, 0.5, np.float32)
-    return SimpleNamespace(boxes=np.float32(boxes), scores=scores, labels=labels)
-
-
-def test_to_results_maps_ids_and_drops_padding():
-    results = coco.to_results(
-        detections([[2, 1, 0], [1, 0, 0], [1, 1, 1]]),
-        np.array([1, 0, -1]),
-        source_ids=(40, 41),
-        category_ids=(7, 90),
-    )
-    keys = [(r["image_id"], r["category_id"]) for r in results]
-    assert keys == [(41, 90), (41, 7), (40, 7)]
-    assert results[0]["bbox"] == [1.5, 2.0, 10.0, 3.0]  # no +1
-    assert json.loads(json.dumps(results)) == results  # plain numbers
-
-
-def test_to_results_of_nothing():
-    empty = detections(np.zeros((2, 0)), np.zeros((2, 0, 4)))
-    assert coco.to_results(empty, np.array([0, 1]), (5, 6), (1,)) == []
-
-
-def test_to_results_refuses_rows_and_labels_of_another_data_set():
-    with pytest.raises(ValueError, match="labels hold 3..3"):
-        coco.to_results(detections([[3]]), np.array([0]), (5,), (1, 2))
-    with pytest.raises(ValueError, match="image_rows hold 1..1"):
-        coco.to_results(detections([[1]]), np.array([1]), (5,), (1, 2))
-
-
-def test_results_from_ground_truth_score_one():
-    truth = scene([(10, 20, 30, 40)])
-    found = detections([[1]], [[[10, 20, 40, 60]]])
-    results = coco.to_results(found, np.array([0]), source_ids=(7,), category_ids=(3,))
-    assert coco.evaluate(truth, results)["AP"] == ONE
+def test_results_from_arrays_score_one():
+    boxes = np.float32([[[10, 20, 40, 60]]])
+    label, score = np.int32([[1]]), np.float32([[0.5]])
+    found = SimpleNamespace(boxes=boxes, scores=score, labels=label)
+    rows = results.to_results(found, np.array([0]), (7,), (3,))
+    assert coco.evaluate(scene([(10, 20, 30, 40)]), rows)["AP"] == ONE
 
 
 @pytest.mark.parametrize("count", [1, 85])
