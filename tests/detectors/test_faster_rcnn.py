@@ -32,7 +32,9 @@ SIZES = (
 )
 KEY = jax.random.key(5)
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Compiles four times as fast; the programs are too small for the difference to matter.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def tiny(norm="frozen", dtype="float32") -> config.FasterRCNN:
@@ -45,6 +47,7 @@ def tiny(norm="frozen", dtype="float32") -> config.FasterRCNN:
     model.rpn.post_nms_train = model.rpn.post_nms_test = 24
     model.roi = config.RoI(pool_size=3, fc=(32, 32), samples=16, max_detections=10)
     model.roi.finest_scale = 14.0  # so that RoIs come from every level
+    model.roi.score_threshold = 0.5  # so that rows of detections stay empty
     config.validate(config.Run(model=model))
     return model
 
@@ -76,11 +79,11 @@ def batch_of(arrays) -> Batch:
 
 @functools.cache
 def variables():
-    """Random weights under which scores and boxes spread; the same for every norm."""
+    """Random weights under which scores spread; the same for every norm."""
     rng = np.random.default_rng(7)
     init = faster_rcnn.make(tiny()).init
     shapes = jax.eval_shape(init, jax.random.key(0), batch_of(collated(1)))
-    gains = {"objectness": 2.0, "classes": 2.0, "deltas": 0.5, "norm2": 0.4}
+    gains = {"objectness": 0.3, "classes": 0.2, "deltas": 0.1, "norm2": 0.4}
 
     def fresh(path, leaf):
         noise = rng.standard_normal(leaf.shape)
@@ -181,7 +184,8 @@ def test_detections_are_sorted_and_lie_in_the_original_image():
     assert (found.boxes <= np.tile(limit, 2)[:, None] * (1 + 1e-6)).all()
     assert (np.diff(found.scores, axis=1) <= 0).all()
     real = found.labels > 0
-    assert (found.scores[real] > 0.05).all() and found.labels.max() <= 3
+    assert (found.scores[real] > 0.5).all() and found.labels.max() <= 3
+    assert 0 < real.sum() < real.size
     assert not found.boxes[~real].any() and not found.scores[~real].any()
 
 
@@ -273,7 +277,7 @@ def test_a_larger_canvas_gives_the_same_losses(norm):
     large = losses(collated(canvas=LARGE), norm=norm)
     assert_near(large[0], small[0], 1e-5)
     assert_near(large[1], small[1], 1e-5)
-    assert_near(large[2], small[2], 1e-4)
+    assert_near(large[2], small[2], 1e-5)
 
 
 def test_a_larger_canvas_gives_the_same_detections():
@@ -307,7 +311,7 @@ def test_sampling_follows_the_image_not_its_place_in_the_batch():
     one = losses(collated(), **RANDOM)
     shuffled = losses(rows(collated(), order), **RANDOM)
     assert_near(shuffled[0], one[0], 1e-5)
-    assert_near(shuffled[2], one[2], 1e-4)
+    assert_near(shuffled[2], one[2], 1e-5)
     renamed = changed(collated(), image_id=np.arange(8, dtype=np.int32))
     assert abs(float(losses(renamed, **RANDOM)[0]["loss"] - one[0]["loss"])) > 1e-4
 
@@ -341,7 +345,7 @@ def test_any_number_of_devices_takes_the_same_step(devices):
     assert_near(stats, updates["batch_stats"], 1e-5)
     for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:
         name = "/".join(entry.key for entry in path)
-        assert_near(after.opt_state[name], leaf, 1e-4)
+        assert_near(after.opt_state[name], leaf, 1e-5)
     assert int(after.step) == 1
 
 
@@ -355,19 +359,18 @@ def test_bfloat16_networks_give_float32_losses_near_the_others(plain):
 
 
 def test_bfloat16_networks_give_float32_detections_near_the_others():
+    """Suppression and thresholds can turn over: most of the best three, not all."""
     ours, theirs = predict(collated(3), "bfloat16"), predict(collated(3))
     assert ours.boxes.dtype == ours.scores.dtype == np.float32
+    found = []
     for image in range(3):
-        for label, score, box in zip(
-            *(part[image] for part in top(theirs)), strict=True
-        ):
-            near = np.abs(ours.boxes[image] - box).max(1) < 3
+        for best in range(3):
+            box, score = theirs.boxes[image, best], theirs.scores[image, best]
+            near = np.abs(ours.boxes[image] - box).max(1) < 4
             near &= np.abs(ours.scores[image] - score) < 0.1
-            assert (near & (ours.labels[image] == label)).any()
-
-
-def top(found, count=2):
-    return [part[:, :count] for part in (found.labels, found.scores, found.boxes)]
+            near &= ours.labels[image] == theirs.labels[image, best]
+            found.append(near.any())
+    assert np.mean(found) > 0.6
 
 
 def test_a_canvas_that_is_not_a_multiple_of_32_is_an_error():

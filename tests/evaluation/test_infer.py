@@ -1,4 +1,4 @@
-"""Whole passes with a detector that knows the truth: whatever is lost, the rails lose."""
+"""Whole passes with a detector that knows the truth: what is lost, the rails lose."""
 
 import dataclasses
 

@@ -1,0 +1,324 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from frcnn_jax import build, config
+from frcnn_jax.convert import files
+from frcnn_jax.data import batching, coco_classes
+from frcnn_jax.training import distributed
+
+
+def flat(variables):
+    found = traverse_util.flatten_dict(variables, sep="/")
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+@pytest.fixture
+def loaded(tiny_run):
+    return build.datasets(tiny_run)
+
+
+# ---- data and classes
+
+
+def test_classes_come_from_the_data(tiny_run, capsys):
+    run, train, val = build.datasets(tiny_run)
+    assert run.model.num_classes == 5 == len(train.class_names)
+    assert val.class_names == train.class_names
+    assert len(train.records) == 12 and len(val.records) == 6
+    printed = capsys.readouterr().out
+    assert "train: 12 images" in printed and "val: 6 images" in printed
+
+
+def test_an_own_number_of_classes_has_to_agree(tiny_run):
+    tiny_run.model.num_classes = 80
+    with pytest.raises(ValueError, match="num_classes is 80, but train has 5 classes"):
+        build.datasets(tiny_run)
+    tiny_run.model.num_classes = 5
+    assert build.datasets(tiny_run)[0].model.num_classes == 5
+
+
+def test_the_given_run_is_not_changed(tiny_run):
+    build.datasets(tiny_run)
+    assert tiny_run.model.num_classes == 0
+
+
+def test_validation_classes_are_matched_by_name(tiny_run, shapes_root, tmp_path):
+    """The same file with its categories numbered the other way round."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").symlink_to(shapes_root / "images")
+    names = shapes_root / "annotations"
+    (tmp_path / "annotations/train.json").symlink_to(names / "train.json")
+    content = json.loads((names / "val.json").read_text())
+    for category in content["categories"]:
+        category["id"] = 60 - 10 * category["id"]
+    for row in content["annotations"]:
+        row["category_id"] = 60 - 10 * row["category_id"]
+    (tmp_path / "annotations/val.json").write_text(json.dumps(content))
+    plain = build.datasets(tiny_run)[2]
+    tiny_run.data.root = str(tmp_path)
+    _, train, val = build.datasets(tiny_run)
+    assert val.class_names == train.class_names
+    assert val.category_ids == (50, 40, 30, 20, 10)
+    for ours, theirs in zip(val.records, plain.records, strict=True):
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+
+
+def test_a_detector_needs_to_know_its_classes(tiny_run):
+    with pytest.raises(ValueError, match="num_classes is 0.*load the data first"):
+        build.detector(tiny_run.model)
+
+
+def test_labels_of_weights_that_name_none():
+    coco = build.guessed_labels(config.FasterRCNN(num_classes=80))
+    assert coco == (coco_classes.NAMES, coco_classes.IDS)
+    three = build.guessed_labels(config.FasterRCNN(num_classes=3))
+    assert three == (("class 1", "class 2", "class 3"), (1, 2, 3))
+
+
+def test_oddities_are_told_only_when_there_are_some(loaded, tmp_path):
+    run, data, _ = loaded
+    run.data.on_bad_image = "skip"
+    broken, wrong = tmp_path / "broken.jpg", data.records[0]
+    broken.write_bytes(b"<html>")
+    records = [*data.records]
+    records[3] = records[3]._replace(path=broken)
+    records[0] = wrong._replace(width=wrong.width + 1, height=wrong.height + 1)
+    spoiled = dataclasses.replace(data, records=tuple(records))
+    mesh = distributed.make_mesh(1)
+    for dataset, text in (
+        (data, ""),
+        (
+            spoiled,
+            "train images: 1 unreadable, left out or replaced by others; 1 of another"
+            " size or rotation than the JSON says",
+        ),
+    ):
+        batches = build.Evaluator(run, dataset, mesh).batches
+        assert build.oddities("train", batches) == ""
+        list(batches)
+        assert build.oddities("train", batches) == text
+
+
+# ---- weights
+
+
+@pytest.fixture
+def fresh(loaded):
+    run = loaded[0]
+    run.model.backbone.norm = "frozen"
+    return run, build.fresh_variables(run)
+
+
+def test_the_same_seed_gives_the_same_weights(fresh):
+    run, variables = fresh
+    jax.tree.map(np.testing.assert_array_equal, build.fresh_variables(run), variables)
+    other = build.fresh_variables(dataclasses.replace(run, seed=1))
+    kernel = "params/box_head/fc1/kernel"
+    assert (flat(other)[kernel] != flat(variables)[kernel]).mean() > 0.9
+
+
+def test_weights_of_a_whole_detector(fresh, tmp_path, capsys):
+    run, variables = fresh
+    trained = {name: value + 1 for name, value in flat(variables).items()}
+    files.save(tmp_path / "w.safetensors", trained, {})
+    found = build.variables(run, str(tmp_path / "w.safetensors"))
+    assert jax.tree.structure(found) == jax.tree.structure(variables)
+    for name, value in flat(found).items():
+        np.testing.assert_array_equal(value, trained[name])
+    printed = capsys.readouterr().out
+    assert "w.safetensors (ours names)" in printed
+    assert f"loaded {len(trained)} arrays" in printed
+
+
+def test_weights_of_a_trunk_leave_the_rest_fresh(fresh, tmp_path, capsys):
+    """With a stage more than the model has, as published trunks do."""
+    run, variables = fresh
+    ours = flat(variables)
+    trunk = {k: v + 1 for k, v in ours.items() if k.split("/")[1] == "backbone"}
+    deeper = {k.replace("layer2", "layer3"): v for k, v in trunk.items()}
+    files.save(tmp_path / "w.safetensors", {**deeper, **trunk}, {})
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors")))
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, trunk.get(name, ours[name]))
+    assert "kept fresh, not in the file" in capsys.readouterr().out
+
+
+def test_weights_that_do_not_fit_are_listed(fresh, tmp_path):
+    run, variables = fresh
+    ours = flat(variables)
+    ours.pop("params/rpn/conv/bias")
+    files.save(tmp_path / "w.safetensors", ours, {})
+    with pytest.raises(ValueError, match="params/rpn/conv/bias"):
+        build.variables(run, str(tmp_path / "w.safetensors"))
+    run.init.skip = ("rpn/conv/bias",)
+    assert flat(build.variables(run, str(tmp_path / "w.safetensors")))
+
+
+def test_a_missing_weights_file_names_the_nearest(fresh, tmp_path):
+    run, variables = fresh
+    files.save(tmp_path / "weights.safetensors", flat(variables), {})
+    with pytest.raises(FileNotFoundError, match="nearest name.*weights.safetensors"):
+        build.variables(run, str(tmp_path / "weigths.safetensors"))
+
+
+# ---- the plan
+
+
+def schedule_of(run, records=12):
+    return batching.Schedule(np.zeros(records, int), run.train.batch_size, run.seed)
+
+
+def planned(**fields):
+    run = config.Run()
+    run.train = config.Train(**{"batch_size": 4, "epochs": 6.0, **fields})
+    return build.plan(run, schedule_of(run))
+
+
+def test_epochs_become_steps():
+    """12 images in batches of 4: three steps an epoch."""
+    plan = planned(milestones=(2.0, 5.0), lr=0.4, lr_batch_size=4, warmup_steps=0)
+    assert plan.total == 18
+    assert plan.eval_steps == {3, 6, 9, 12, 15, 18} == plan.checkpoint_steps
+    rates = [float(plan.rate(step)) for step in (5, 6, 14, 15)]
+    np.testing.assert_allclose(rates, [0.4, 0.04, 0.04, 0.004], rtol=1e-6)
+    assert plan.epoch_of(9) == 3.0
+
+
+def test_steps_win_and_epochs_become_shares():
+    plan = planned(steps=60, milestones=(3.0,), lr=0.4, lr_batch_size=4, warmup_steps=0)
+    assert plan.total == 60 and plan.eval_steps == {10, 20, 30, 40, 50, 60}
+    np.testing.assert_allclose([plan.rate(29), plan.rate(30)], [0.4, 0.04], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "evaluated", "saved"),
+    [
+        ({"eval_every": 0}, {18}, {18}),
+        ({"eval_every": 4}, {12, 18}, {12, 18}),
+        ({"eval_every": 0.5}, {2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18}, None),
+        ({"eval_every": 100}, {18}, {18}),
+        ({"eval_every": 3, "checkpoint_every": 5}, {9, 18}, {0, 5, 10, 15, 18}),
+    ],
+)
+def test_when_to_evaluate_and_save(fields, evaluated, saved):
+    plan = planned(milestones=(), **fields)
+    assert plan.eval_steps == evaluated
+    assert plan.checkpoint_steps == (evaluated if saved is None else saved)
+
+
+def test_a_set_smaller_than_a_batch_still_takes_a_step():
+    run = config.Run()
+    run.train = config.Train(batch_size=16, epochs=0.5, milestones=())
+    assert build.plan(run, schedule_of(run, records=3)).total == 1
+
+
+# ---- the folder of a run
+
+LABELS = build.Labels(("cat", "dog"), (3, "7"))
+
+
+def test_a_folder_keeps_run_and_classes(tmp_path):
+    run = config.Run(seed=4)
+    build.save_run(tmp_path, run, LABELS)
+    assert build.load_run(tmp_path) == (run, LABELS)
+    build.save_run(tmp_path, run, LABELS)  # the same again
+
+
+def test_harmless_changes_are_printed_and_kept(tmp_path, capsys):
+    build.save_run(tmp_path, config.Run(), LABELS)
+    run = config.Run()
+    run.train.log_every = 7
+    build.save_run(tmp_path, run, LABELS)
+    assert "train.log_every 50 -> 7" in capsys.readouterr().out
+    assert build.load_run(tmp_path)[0].train.log_every == 7
+
+
+def test_other_models_seeds_and_classes_are_refused(tmp_path):
+    build.save_run(tmp_path, config.Run(), LABELS)
+    run = config.Run(seed=1)
+    run.model.fpn.channels = 8
+    with pytest.raises(ValueError, match=r"seed, model.fpn.channels\): continue it"):
+        build.save_run(tmp_path, run, LABELS)
+    other = LABELS._replace(class_names=("dog", "cat"))
+    with pytest.raises(ValueError, match="the classes of the data"):
+        build.save_run(tmp_path, config.Run(), other)
+    assert build.load_run(tmp_path) == (config.Run(), LABELS)
+
+
+def test_a_folder_of_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run; train"):
+        build.load_run(tmp_path)
+
+
+def test_which_run_is_meant(tmp_path):
+    own = config.Run(seed=3)
+    own.model.num_classes = 2
+    build.save_run(tmp_path, own, LABELS)
+    assert build.chosen(None, str(tmp_path), None) == own
+    run = config.Run(seed=5)
+    run.model.num_classes = 0
+    assert build.chosen(run, str(tmp_path), None).model.num_classes == 2
+    assert build.chosen(run, None, "w.safetensors") is run
+    for incomplete in ((None, None, None), (run, None, None), (None, None, "w")):
+        with pytest.raises(ValueError, match="--workdir, or both --config and --weig"):
+            build.chosen(*incomplete)
+
+
+# ---- scoring
+
+
+@pytest.fixture
+def wide(loaded):
+    """The run and its wide validation images: one canvas."""
+    run, _, val = loaded
+    records = tuple(r for r in val.records if r.width > r.height)
+    kept = {r.source_id for r in records}
+    truth = {
+        **val.annotations,
+        "images": [i for i in val.annotations["images"] if i["id"] in kept],
+        "annotations": [
+            a for a in val.annotations["annotations"] if a["image_id"] in kept
+        ],
+    }
+    return run, dataclasses.replace(val, records=records, annotations=truth)
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_devices_do_not_change_detections(wide):
+    """Three devices round the batch of eight up to nine."""
+    run, val = wide
+    variables = build.fresh_variables(run)
+    found = []
+    for devices in (1, 3):
+        mesh = distributed.make_mesh(devices)
+        evaluator = build.Evaluator(run, val, mesh)
+        found.append(evaluator.results(distributed.replicate(variables, mesh)))
+    assert len(found[0]) == len(val.records) * run.model.roi.max_detections
+    keys = [[(r["image_id"], r["category_id"]) for r in results] for results in found]
+    assert sorted(keys[0]) == sorted(keys[1])
+    sizes = {r.source_id: (r.width, r.height) for r in val.records}
+    for row in found[0]:
+        x, y, w, h = row["bbox"]
+        width, height = sizes[row["image_id"]]
+        assert -0.01 <= x <= x + w <= width + 0.01
+        assert -0.01 <= y <= y + h <= height + 0.01
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_no_detections_score_0(wide):
+    """A detector that is sure of the background."""
+    run, val = wide
+    variables = build.fresh_variables(run)
+    classes = variables["params"]["box_head"]["predictor"]["classes"]
+    classes["bias"] = classes["bias"].at[0].set(100.0)
+    mesh = distributed.make_mesh(1)
+    evaluator = build.Evaluator(run, val, mesh)
+    results = evaluator.results(distributed.replicate(variables, mesh))
+    assert results == []
+    metrics = evaluator.metrics(results)
+    assert metrics["AP"] == 0.0 and len(metrics["per_class"]) == 5
