@@ -214,8 +214,8 @@ def _validate_numbers(values: dict[str, Any]) -> None:
     for name in ("train.lr", "train.warmup_steps", "train.weight_decay", "seed"):
         if values[name] < 0:
             _fail(name, values[name], "must not be negative")
-    if values["train.epochs"] <= 0 and values["train.steps"] <= 0:
-        _fail("train.epochs", values["train.epochs"], "set epochs or train.steps")
+    if values["train.epochs"] <= 0:
+        _fail("train.epochs", values["train.epochs"], "must be above 0")
     late = [m for m in values["train.milestones"] if m >= values["train.epochs"]]
     if late and not values["train.steps"]:
         limit = f"must lie before train.epochs = {values['train.epochs']:g}"

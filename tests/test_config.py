@@ -31,7 +31,6 @@ def test_the_defaults_are_valid():
         {"model__num_classes": 0},  # taken from the data
         {"model__backbone__stages": ("c3", "c4", "c5"), "model__fpn__levels": 5},
         {"model__backbone__stages": ("c4",)},
-        {"train__steps": 10, "train__epochs": 0.0},
         {"train__milestones": ()},
         {"data__buckets": ((800, 1344), (1344, 800))},
         {"model__rpn__positive_fraction": 1.0, "data__flip": 0.0},
@@ -62,7 +61,7 @@ def test_unusual_but_valid(fields):
         ("data__flip", 2.0, "0..1"),
         ("train__lr", -0.02, "negative"),
         ("seed", -1, "negative"),
-        ("train__epochs", 0.0, "train.steps"),
+        ("train__epochs", 0.0, "above 0"),
         ("train__milestones", (8.0, 12.0), "train.epochs = 12"),
         ("model__backbone__stages", (), "c2"),
         ("model__backbone__stages", ("c1", "c2"), "c2"),

@@ -161,6 +161,13 @@ def test_boxes_without_area_overlap_nothing_and_have_finite_gradients():
         assert np.isfinite(np.asarray(grad)).all()
 
 
+def test_unions_are_at_least_a_millionth():
+    """A box of 1e-4 x 1e-4 covers 1e-8, and with itself 1e-8 / 1e-6."""
+    speck = jnp.asarray([[0.0, 0, 1e-4, 1e-4]])
+    np.testing.assert_allclose(pairwise_iou(speck, speck), [[0.01]], rtol=1e-5)
+    np.testing.assert_allclose(iou(speck, speck), [0.01], rtol=1e-5)
+
+
 def test_no_boxes():
     none, some = jnp.zeros((0, 4)), jnp.ones((3, 4))
     assert pairwise_iou(none, some).shape == (0, 3)
