@@ -95,6 +95,8 @@ def variables():
             value = gain * np.exp(0.1 * noise)
         else:
             value = 0.1 * noise
+        if layer == "objectness":  # highest where the map is zero: beyond the image
+            value = -abs(value) if kind == "kernel" else value + 2
         return jnp.asarray(value, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(fresh, shapes)
