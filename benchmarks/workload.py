@@ -41,7 +41,7 @@ from benchmarks import record
 from frcnn_jax import config
 from frcnn_jax.detectors import faster_rcnn, rpn
 from frcnn_jax.ops.canvas import DIVISOR
-from frcnn_jax.ops.roi_align import Pooling, roi_align
+from frcnn_jax.ops.roi_align import roi_align
 from frcnn_jax.types import Batch, Variables
 
 CLASSES = 80  # where the configuration takes their number from the data
@@ -129,7 +129,8 @@ def variables(
     rng = np.random.default_rng(seed)
     shapes = traverse_util.flatten_dict(shapes, sep="/")
     flat = {path: drawn(rng, path, leaf.shape) for path, leaf in shapes.items()}
-    last = "norm3/scale" if model.backbone.depth >= 50 else "norm2/scale"
+    shallow = getattr(model.backbone, "depth", 50) < 50
+    last = "norm2/scale" if shallow else "norm3/scale"
     for path in flat:
         flat[path] *= np.float32(LAST_NORM if path.endswith(last) else 1)
     spread = class_spread(model, traverse_util.unflatten_dict(flat, sep="/"), hw, rng)
@@ -170,15 +171,8 @@ def class_spread(
     Measured on one image of a quarter of `hw`, but at least 64 pixels.
     """
     small = [max(64, round(side / 4 / DIVISOR) * DIVISOR) for side in hw]
-    network, levels = faster_rcnn.Network(model), len(model.backbone.stages)
-    spec, section = faster_rcnn.anchor_spec(model), model.roi
-    pooling = Pooling(
-        section.pool_size,
-        section.sampling_ratio,
-        section.aligned,
-        spec.strides[:levels],
-        section.finest_scale,
-    )
+    network, spec = faster_rcnn.Network(model), faster_rcnn.anchor_spec(model)
+    pooling = faster_rcnn.pooling(model)
 
     @jax.jit
     def logits(variables, images):
@@ -186,18 +180,18 @@ def class_spread(
         features = network.apply(variables, images, image_hw, method="extract")
         raw = network.apply(variables, features, image_hw, method="propose_raw")
         scores, deltas = ([level[0] for level in side] for side in raw)
-        grid = rpn.grid(spec, [level.shape[1:3] for level in features])
+        grid = rpn.grid(spec, [level.shape[1:3] for level in features], model.cells)
         proposals = rpn.propose(
             scores,
             deltas,
             rpn.anchors_exist(grid, image_hw[0]),
-            grid,
+            rpn.anchors_of(grid, image_hw[0]),
             image_hw[0],
-            pre_nms=model.rpn.pre_nms_test,
-            post_nms=model.rpn.post_nms_test,
-            nms_iou=model.rpn.nms_iou,
+            model.rpn,
+            model.box_coder,
+            train=False,
         )
-        maps = [level[0] for level in features[:levels]]
+        maps = [level[0] for level in features[: len(pooling.strides)]]
         crops = roi_align(maps, proposals.boxes, pooling)
         found = network.apply(variables, crops, method="classify")[0]
         return found, proposals.valid

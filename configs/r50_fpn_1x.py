@@ -1,6 +1,7 @@
 """Faster R-CNN R-50-FPN, 1x on COCO.
 
-Published AP 37.4 (mmdetection, faster-rcnn_r50_fpn_1x_coco); ours is not trained yet.
+Published box AP 37.4 (mmdetection, faster-rcnn_r50_fpn_1x_coco);
+ours is not trained yet.
 """
 
 from configs import common
@@ -8,4 +9,4 @@ from frcnn_jax import config
 
 
 def get_config() -> config.Run:
-    return common.r50_fpn()
+    return common.fpn(50)

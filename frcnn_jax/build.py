@@ -245,7 +245,7 @@ def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
                 f"{workdir} holds a run with other settings ({', '.join(broken)}):"
                 " continue it with the old ones or choose another --workdir"
             )
-    content = {"run": dataclasses.asdict(run), **labels._asdict()}
+    content = {"run": config.to_dict(run), **labels._asdict()}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

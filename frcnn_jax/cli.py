@@ -1,5 +1,6 @@
 """What the scripts share on the command line: the config flag and plain errors."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -51,7 +52,7 @@ def _typed(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
         value = getattr(section, name)
         if kind in _PLAIN or typing.get_origin(kind) is tuple:
             yield prefix + name, value, kind
-        else:
+        elif dataclasses.is_dataclass(value):
             yield from _typed(value, f"{prefix}{name}.")
 
 

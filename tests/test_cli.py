@@ -131,7 +131,8 @@ FAULTS = {
     "--config.model.roi.box_stds=1,2": "config field model.roi.box_stds is (1, 2): it"
     " must be tuple[float, float, float, float]",
     "--config.model.roi.box_loss=ciou2": "config field model.roi.box_loss is 'ciou2':"
-    " choose from ('l1', 'iou', 'giou', 'bounded_iou'); did you mean 'iou'?",
+    " choose from ('l1', 'smooth_l1', 'iou', 'giou', 'diou', 'ciou', 'bounded_iou');"
+    " did you mean 'ciou'?",
     "--config.train.batch_size=0": "config field train.batch_size is 0: must be 1 or"
     " more",
     "--devices=many": "flag --devices=many: invalid literal for int() with base 10:"

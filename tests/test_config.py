@@ -50,7 +50,7 @@ def test_unusual_but_valid(fields):
         ("model__dtype", "float16", "bfloat16"),
         ("model__backbone__depth", 51, "50"),
         ("model__backbone__norm", "group", "frozen"),
-        ("model__roi__box_loss", "smooth_l1", "giou"),
+        ("model__roi__box_loss", "l2", "giou"),
         ("train__batch_size", 0, "1 or more"),
         ("eval__batch_size", 0, "1 or more"),
         ("model__roi__samples", 0, "1 or more"),

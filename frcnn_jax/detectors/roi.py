@@ -1,7 +1,8 @@
 """The second stage for one image: sampled RoIs, their losses, final detections.
 
 Follows mmdetection 3.3.0 (`StandardRoIHead`, `Shared2FCBBoxHead`) number for number;
-class logits are [background, 1..C] here, background last there.
+class logits are [background, 1..C] here, background last there. Fields of the section
+turn to the other peers' rules.
 """
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from frcnn_jax import config
 from frcnn_jax.losses import classes
-from frcnn_jax.losses.boxes import BOX_LOSSES
+from frcnn_jax.losses.boxes import box_loss
 from frcnn_jax.ops import boxes as box_ops
 from frcnn_jax.ops import matching, nms, sampling
 from frcnn_jax.types import Detections, Proposals, RoISamples
@@ -61,6 +62,7 @@ def loss(
     deltas: Float[Array, "s c-1 4"],
     samples: RoISamples,
     section: config.RoI,
+    convention: str,
 ) -> tuple[Array, Array, Array, Array]:
     """Sums of class and box losses, sampled RoIs (which divide both), correct ones.
 
@@ -70,7 +72,8 @@ def loss(
     positive = samples.valid & (samples.labels > 0)
     own_class = jnp.maximum(samples.labels - 1, 0)
     own = jnp.take_along_axis(deltas, own_class[:, None, None], 1)[:, 0]
-    box = _box_loss(own, samples, positive, section) * section.box_loss_weight
+    coder = box_ops.BoxCoder(section.box_stds, convention)
+    box = _box_loss(own, samples, positive, coder, section) * section.box_loss_weight
     correct = (logits.argmax(-1) == samples.labels) & samples.valid
     return (
         jnp.where(samples.valid, cross_entropy, 0.0).sum(),
@@ -80,14 +83,13 @@ def loss(
     )
 
 
-def _box_loss(deltas, samples: RoISamples, positive, section: config.RoI):
+def _box_loss(deltas, samples: RoISamples, positive, coder, section: config.RoI):
     """Per RoI, on deltas or on decoded (unclipped) boxes as the loss wants."""
-    coder = box_ops.BoxCoder(section.box_stds)
     # Rows that do not count compare a unit box with itself: no NaN can leak back.
     unit = jnp.asarray([0.0, 0.0, 1.0, 1.0])
     boxes = jnp.where(positive[:, None], samples.boxes, unit)
     gt_boxes = jnp.where(positive[:, None], samples.gt_boxes, unit)
-    function, compares = BOX_LOSSES[section.box_loss]
+    function, compares = box_loss(section.box_loss, section.box_loss_beta)
     if compares == "deltas":
         return function(deltas, box_ops.encode(gt_boxes, boxes, coder))
     return function(box_ops.decode(deltas, boxes, coder), gt_boxes)
@@ -100,24 +102,29 @@ def detect(
     image_hw: Float[Array, "2"],
     scale_xy: Float[Array, "2"],
     section: config.RoI,
+    convention: str,
 ) -> Detections:
     """The best detections after class-wise suppression, in original image pixels.
 
     All (RoI, class) pairs above the score threshold take part; boxes are clipped to the
-    resized image and scaled back before suppression, as the peer does.
+    resized image and scaled back before suppression, as the peer does. `convention` is
+    that of `ops.boxes.BoxCoder`.
     """
     num_classes = deltas.shape[1]
     scores = jax.nn.softmax(logits)[:, 1:].reshape(-1)
-    coder = box_ops.BoxCoder(section.box_stds)
+    coder = box_ops.BoxCoder(section.box_stds, convention)
     boxes = box_ops.decode(deltas, proposals.boxes[:, None], coder)
-    boxes = box_ops.clip(boxes, image_hw) * jnp.tile(1.0 / scale_xy, 2)
-    boxes = boxes.reshape(-1, 4)
+    boxes = box_ops.clip(boxes, image_hw, convention).reshape(-1, 4)
+    candidates = jnp.repeat(proposals.valid, num_classes)
+    candidates &= scores > section.score_threshold
+    if section.min_side > 0:
+        candidates &= box_ops.at_least(boxes, section.min_side)
+    boxes = box_ops.rescale(boxes, 1.0 / scale_xy, convention)
     labels = jnp.tile(jnp.arange(1, num_classes + 1, dtype=jnp.int32), logits.shape[0])
-    exists = jnp.repeat(proposals.valid, num_classes)
     kept = nms.nms(
         boxes,
         scores,
-        exists & (scores > section.score_threshold),
+        candidates,
         iou=section.nms_iou,
         keep=section.max_detections,
         group=labels,

@@ -1,7 +1,12 @@
-"""Initial values by parameter path: one table, the first pattern that matches wins.
+"""Initial values by parameter path: a table per peer, the first match wins.
 
-The distributions are mmdetection 3.3.0's: He normal (fan out) for the trunk, Xavier
+"mmdet" has mmdetection 3.3.0's distributions: He normal (fan out) for the trunk, Xavier
 uniform for the pyramid and the fully connected layers, narrow normals for the heads.
+"torchvision" has torchvision 0.29's: uniform by fan in for the pyramid, torch's default
+for the fully connected layers and the predictor, whose values are less than half as
+wide before and several times as wide after. The difference shows where training is
+short: see the fine-tuning results in `benchmarks/results`.
+
 Each value depends only on the key and the path, so a model with one more layer keeps
 the others' values. Values are drawn by numpy: the same on every device, and without the
 many seconds that compiling JAX's generator for each shape takes.
@@ -39,20 +44,43 @@ def _xavier(rng: np.random.Generator, shape: Shape) -> np.ndarray:
     return rng.uniform(-limit, limit, shape)
 
 
-INITIALISERS: tuple[tuple[str, Draw], ...] = (
+def _uniform(gain: float) -> Draw:
+    """Limits gain / sqrt(fan in): 1 is torch's default, sqrt(3) deviation 1."""
+
+    def draw(rng, shape):
+        limit = gain / math.sqrt(_fans(shape)[0])
+        return rng.uniform(-limit, limit, shape)
+
+    return draw
+
+
+Table = tuple[tuple[str, Draw], ...]
+
+MMDET: Table = (
     (r".*/(bias|mean)", lambda rng, shape: np.zeros(shape)),
     (r".*/(scale|var)", lambda rng, shape: np.ones(shape)),
     (r"params/backbone/.*/kernel", _he),
     (r"params/fpn/.*/kernel", _xavier),
     (r"params/rpn/.*/kernel", _normal(0.01)),
     (r"params/box_head/fc\d+/kernel", _xavier),
+    (r"params/box_head/(conv\d+|layer4/.*)/kernel", _he),
     (r"params/box_head/predictor/classes/kernel", _normal(0.01)),
     (r"params/box_head/predictor/deltas/kernel", _normal(0.001)),
 )
+INITIALISERS: dict[str, Table] = {
+    "mmdet": MMDET,
+    "torchvision": (
+        (r"params/fpn/.*/kernel", _uniform(math.sqrt(3.0))),
+        (r"params/box_head/(fc\d+|predictor/.*)/kernel", _uniform(1.0)),
+        *MMDET,
+    ),
+}
 
 
-def initialise(key: jax.Array, shapes: dict) -> dict:
+def initialise(key: jax.Array, shapes: dict, style: str) -> dict:
     """Fresh float32 variables for a tree of shapes (from `jax.eval_shape`).
+
+    `style` names a table of `INITIALISERS`.
 
     Errors: a path without a pattern, so that no parameter starts from a default that
     nobody chose.
@@ -61,7 +89,7 @@ def initialise(key: jax.Array, shapes: dict) -> dict:
     paths, tree = jax.tree_util.tree_flatten_with_path(shapes)
     names = ["/".join(entry.key for entry in path) for path, _ in paths]
     sizes = [leaf.shape for _, leaf in paths]
-    draws = [_draw_of(name) for name in names]
+    draws = [_draw_of(name, INITIALISERS[style]) for name in names]
 
     def values(key_data):
         seed = np.asarray(key_data).tolist()
@@ -77,8 +105,8 @@ def initialise(key: jax.Array, shapes: dict) -> dict:
     return jax.tree.unflatten(tree, leaves)
 
 
-def _draw_of(name: str) -> Draw:
-    for pattern, draw in INITIALISERS:
+def _draw_of(name: str, table: Table) -> Draw:
+    for pattern, draw in table:
         if re.fullmatch(pattern, name):
             return draw
     raise ValueError(f"no initial value is defined for {name}; add it to {__file__}")

@@ -19,6 +19,7 @@ class Conv(nn.Module):
     kernel: int = 1
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
     use_bias: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -34,7 +35,13 @@ class Conv(nn.Module):
             y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
         else:
             x = x if inside is None else jnp.where(inside, x, 0)
-            y = convolve(x, kernel, stride=self.stride, groups=self.groups)
+            y = convolve(
+                x,
+                kernel,
+                stride=self.stride,
+                groups=self.groups,
+                dilation=self.dilation,
+            )
         if self.use_bias:
             bias = self.param("bias", DECLARED, (self.features,))
             y = y + bias.astype(self.dtype)
@@ -57,8 +64,13 @@ class Dense(nn.Module):
         )
 
 
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b i j c"]:
-    """3x3 maximum, stride 2, padding 1 with -inf: the pool of every ResNet stem."""
-    window = (1, 3, 3, 1)
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, (1, 2, 2, 1), padding)
+def max_pool(
+    x: Float[Array, "b h w c"], *, window: int = 3, padding: tuple[int, int] = (1, 1)
+) -> Float[Array, "b i j c"]:
+    """Maximum over a window of stride 2; `padding` cells of -inf before and after.
+
+    The defaults are the pool of every ResNet stem; padding (0, 1) is Caffe's, whose
+    last window may hang over the edge.
+    """
+    size, sides = (1, window, window, 1), ((0, 0), padding, padding, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, size, (1, 2, 2, 1), sides)

@@ -1,8 +1,10 @@
-"""ResNet 18-152 (He et al. 2016), the trunk of torchvision and mmdetection.
+"""ResNet 18-152 (He et al. 2016) and ResNeXt (Xie et al. 2017), as the peers have it.
 
 Pytorch style puts a stage's stride on the 3x3 convolution of its first bottleneck,
 caffe style on its first 1x1; parameter names and shapes are the same. Basic blocks (18,
-34) have it on the first 3x3 in both. No classifier.
+34) have it on the first 3x3 in both. A dilated stage 5 (DC5) keeps stride 16 and
+dilates every 3x3 by two, its first block's too, as mmdetection and detectron2 do. No
+classifier.
 """
 
 from functools import partial
@@ -10,11 +12,10 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from frcnn_jax.models.layers import Conv, max_pool
 from frcnn_jax.models.norm import Norm
-from frcnn_jax.ops import canvas
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -23,6 +24,7 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
+Masks = dict[int, Bool[Array, "b _ _ 1"]] | None  # by stride; None: no masking
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}  # pixels per cell of each output
 
 
@@ -30,6 +32,7 @@ class Stem(nn.Module):
     """7x7 convolution of stride 2, norm, relu, 3x3 max-pool of stride 2."""
 
     width: int
+    pool: str
     conv: partial
     norm: partial
 
@@ -39,15 +42,21 @@ class Stem(nn.Module):
         x = self.conv(self.width, kernel=7, stride=2, name="conv")(x, inside_1)
         x = nn.relu(self.norm(name="norm")(x, inside_2, train))
         x = x if inside_2 is None else jnp.where(inside_2, x, 0)
-        return max_pool(x)
+        return max_pool(x, padding=(0, 1) if self.pool == "ceil" else (1, 1))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; `inside` masks are (input cells, output cells)."""
+    """1x1, 3x3, 1x1 with a shortcut; `inside` masks are (input cells, output cells).
+
+    In ResNeXt the 3x3 is grouped; `group_width` is per group at 64 planes.
+    """
 
     planes: int
     stride: int
     stride_in_1x1: bool
+    groups: int
+    group_width: int
+    dilation: int
     conv: partial
     norm: partial
 
@@ -56,9 +65,11 @@ class Bottleneck(nn.Module):
         """One block."""
         first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
         middle = inside[1] if self.stride_in_1x1 else inside[0]
-        y = self.conv(self.planes, stride=first, name="conv1")(x)
+        inner = self.planes * self.group_width // 64 * self.groups
+        y = self.conv(inner, stride=first, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, middle, train))
-        y = self.conv(self.planes, kernel=3, stride=second, name="conv2")(y, middle)
+        grouped = partial(self.conv, groups=self.groups, dilation=self.dilation)
+        y = grouped(inner, kernel=3, stride=second, name="conv2")(y, middle)
         y = nn.relu(self.norm(name="norm2")(y, inside[1], train))
         y = self.conv(self.planes * 4, name="conv3")(y)
         y = self.norm(name="norm3")(y, inside[1], train)
@@ -70,7 +81,6 @@ class BasicBlock(nn.Module):
 
     planes: int
     stride: int
-    stride_in_1x1: bool
     conv: partial
     norm: partial
 
@@ -116,7 +126,11 @@ class ResNet(nn.Module):
 
     depth: int = 50
     width: int = 64
+    groups: int = 1
+    group_width: int = 64
     stride_in_1x1: bool = False
+    dilate_c5: bool = False
+    stem_pool: str = "padded"
     stages: tuple[str, ...] = ("c2", "c3", "c4", "c5")
     norm: str = "frozen"
     norm_eps: float = 1e-5
@@ -127,43 +141,43 @@ class ResNet(nn.Module):
     def __call__(
         self,
         images: Float[Array, "b h w 3"],
-        image_hw: Float[Array, "b 2"] | None = None,
+        masks: Masks = None,
         train: bool = False,
     ) -> dict[str, Float[Array, "b _ _ _"]]:
-        """Normalised images to maps by stage name; `image_hw` turns masking on."""
+        """Normalised images to maps by stage name; `masks` mark the images' cells."""
+        at = (masks or {}).get
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(
             Norm, self.norm, self.norm_eps, self.dtype, axis_name=self.axis_name
         )
-        masks = _masks(images.shape[1:3], image_hw)
-        x = Stem(self.width, conv, norm, name="stem")(images, masks[1], masks[2], train)
-        block = partial(
-            Bottleneck if self.depth >= 50 else BasicBlock,
-            stride_in_1x1=self.stride_in_1x1,
-            conv=conv,
-            norm=norm,
+        x = Stem(self.width, self.stem_pool, conv, norm, name="stem")(
+            images, at(1), at(2), train
         )
         outputs = {}
         deepest = max(int(stage[1]) for stage in self.stages) - 1
-        for layer, blocks in enumerate(BLOCKS[self.depth][:deepest], start=1):
-            stride, out_stride = min(layer, 2), 2 ** (layer + 1)
-            planes = self.width * 2 ** (layer - 1)
-            stage = Stage(blocks, stride, partial(block, planes), name=f"layer{layer}")
-            x = stage(x, (masks[out_stride // stride], masks[out_stride]), train)
+        before = 4
+        for layer in range(1, deepest + 1):
+            dilated = self.dilate_c5 and layer == 4
+            stride = 1 if dilated else min(layer, 2)
+            stage = self._stage(layer, stride, 2 if dilated else 1, conv, norm)
+            x = stage(x, (at(before), at(before * stride)), train)
+            before *= stride
             if f"c{layer + 1}" in self.stages:
                 outputs[f"c{layer + 1}"] = x
         return outputs
 
-
-def _masks(canvas_hw, image_hw):
-    """Cells inside the image for strides 1 to 32, or None each without masking."""
-    strides = (1, 2, 4, 8, 16, 32)
-    if image_hw is None:
-        return dict.fromkeys(strides)
-    return {
-        stride: canvas.inside(
-            (canvas_hw[0] // stride, canvas_hw[1] // stride),
-            canvas.cells(image_hw, stride),
-        )
-        for stride in strides
-    }
+    def _stage(self, layer: int, stride: int, dilation: int, conv, norm) -> Stage:
+        planes = self.width * 2 ** (layer - 1)
+        block = partial(BasicBlock, planes, conv=conv, norm=norm)
+        if self.depth >= 50:
+            block = partial(
+                Bottleneck,
+                planes,
+                stride_in_1x1=self.stride_in_1x1,
+                groups=self.groups,
+                group_width=self.group_width,
+                dilation=dilation,
+                conv=conv,
+                norm=norm,
+            )
+        return Stage(BLOCKS[self.depth][layer - 1], stride, block, name=f"layer{layer}")

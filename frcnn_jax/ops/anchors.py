@@ -1,15 +1,25 @@
 """Anchor boxes over a feature pyramid, in numpy: shapes are known while tracing.
 
-Anchors are xyxy pixels of the padded network input, centred on the grid point itself
-(cell (0, 0) at pixel (0, 0)), never rounded. Order: level, row, column, then anchor
-with the ratio as the slow and the size as the fast index, as in mmdetection 3.3.0
-(exact).
+Anchors are xyxy pixels of the padded network input. Order: level, row, column, then
+anchor with the ratio as the slow and the size as the fast index, as in mmdetection
+3.3.0, torchvision and jwyang (detectron2 has the size as the slow one). Three styles,
+each exact:
+
+- "exact": centred on the grid point itself (cell (0, 0) at pixel (0, 0)), not rounded;
+  mmdetection 3.3.0 and detectron2.
+- "rounded": the same with corners rounded to whole pixels, half to even; torchvision
+  0.29, whose strides also follow the image, see `detectors.rpn.anchors_of`.
+- "caffe": whole sides, rounded for a square of 16 pixels and multiplied, centred half a
+  stride of 16 from the grid point; py-faster-rcnn and jwyang. In the continuous frame
+  of `ops.boxes.BoxCoder`.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+CAFFE_BASE = 16  # pixels; the square whose sides are rounded
 
 
 class AnchorSpec(NamedTuple):
@@ -18,6 +28,7 @@ class AnchorSpec(NamedTuple):
     sizes: tuple[tuple[float, ...], ...]  # sqrt(area) in pixels, one row per level
     ratios: tuple[float, ...]  # height / width
     strides: tuple[int, ...]  # pixels per cell, one per level
+    style: str = "exact"
 
     @property
     def per_cell(self) -> int:
@@ -26,14 +37,25 @@ class AnchorSpec(NamedTuple):
 
 
 def base_anchors(
-    sizes: Sequence[float], ratios: Sequence[float]
+    sizes: Sequence[float], ratios: Sequence[float], style: str = "exact"
 ) -> np.ndarray:  # [A, 4]
     """Anchors around the origin: h = size * sqrt(ratio), w = size / sqrt(ratio)."""
+    if style == "caffe":
+        return _caffe_anchors(np.asarray(sizes), np.asarray(ratios))
     root = np.sqrt(np.asarray(ratios, np.float32))
     sizes = np.asarray(sizes, np.float32)
     h = (root[:, None] * sizes).ravel()
     w = (np.float32(1.0) / root[:, None] * sizes).ravel()
-    return np.stack([-w, -h, w, h], -1) * np.float32(0.5)
+    anchors = np.stack([-w, -h, w, h], -1) * np.float32(0.5)
+    return np.round(anchors) if style == "rounded" else anchors
+
+
+def _caffe_anchors(sizes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    w = np.round(np.sqrt(CAFFE_BASE**2 / ratios))
+    sides = np.stack([w, np.round(w * ratios)], -1)[:, None]
+    half = (sides * (sizes / CAFFE_BASE)[:, None] / 2).reshape(-1, 2)
+    centre = CAFFE_BASE / 2
+    return np.concatenate([centre - half, centre + half], -1).astype(np.float32)
 
 
 def level_anchors(
@@ -51,7 +73,7 @@ def pyramid_anchors(
     """Anchors of every level, each [H * W * A, 4] float32."""
     levels = zip(spec.sizes, spec.strides, feature_hw, strict=True)
     return tuple(
-        level_anchors(base_anchors(sizes, spec.ratios), stride, hw)
+        level_anchors(base_anchors(sizes, spec.ratios, spec.style), stride, hw)
         for sizes, stride, hw in levels
     )
 

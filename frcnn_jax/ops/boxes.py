@@ -5,20 +5,35 @@ Everything is computed in float32 whatever comes in. Shapes broadcast; there is 
 dimension of its own.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 MAX_LOG_SIZE = 4.135166556742356  # |ln(16 / 1000)|, mmdetection's wh_ratio_clip
+LOG_SIZE_LIMITS = {
+    "mmdet": (-MAX_LOG_SIZE, MAX_LOG_SIZE),
+    "torchvision": (-math.inf, MAX_LOG_SIZE),
+    "caffe": (-math.inf, math.inf),
+}
 
 
 class BoxCoder(NamedTuple):
-    """Scale of the four deltas and the limit of their log sizes."""
+    """Scale of the four deltas, and whose conventions decoding follows.
+
+    "mmdet" limits log sizes both ways, "torchvision" (and detectron2) from above,
+    "caffe" (py-faster-rcnn, jwyang) not at all.
+
+    Caffe's boxes name their last pixel, so a width there is x2 - x1 + 1. Such a box is
+    (x1, y1, x2 + 1, y2 + 1) here, and areas, overlaps, suppression and encoding come
+    out the same. Only decoding differs: Caffe sets the last pixel where the edge is, so
+    a decoded box is one pixel wider and higher than what was encoded.
+    """
 
     stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-    max_log_size: float = MAX_LOG_SIZE
+    convention: str = "mmdet"
 
 
 def area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
@@ -88,24 +103,54 @@ def decode(
 ) -> Float[Array, "*b 4"]:
     """Boxes that `deltas` make of `anchors`, the inverse of `encode`; not clipped.
 
-    Log sizes are limited to +-coder.max_log_size, with the gradient of torch's clamp
-    (1 inside and on the bounds). Equals mmdetection 3.3.0 `delta2bbox` to 1e-6.
+    Log sizes are limited as the coder's convention says, with the gradient of torch's
+    clamp (1 inside and on the bounds). Equals mmdetection 3.3.0 `delta2bbox` and
+    torchvision 0.29 `BoxCoder` to 1e-6; under "caffe" it is not quite the inverse, see
+    `BoxCoder`.
     """
     deltas = deltas.astype(jnp.float32) * jnp.asarray(coder.stds, jnp.float32)
     xy, wh = _centre_and_size(anchors.astype(jnp.float32))
-    limit = coder.max_log_size
     xy = xy + wh * deltas[..., :2]
-    wh = wh * jnp.exp(clamp(deltas[..., 2:], -limit, limit))
-    return jnp.concatenate([xy - wh * 0.5, xy + wh * 0.5], -1)
+    wh = wh * jnp.exp(clamp(deltas[..., 2:], *LOG_SIZE_LIMITS[coder.convention]))
+    last = 1.0 if coder.convention == "caffe" else 0.0
+    return jnp.concatenate([xy - wh * 0.5, xy + wh * 0.5 + last], -1)
 
 
-def clip(boxes: Float[Array, "*b 4"], hw: Float[Array, "2"]) -> Float[Array, "*b 4"]:
-    """Moves corners into [0, w] x [0, h] (inclusive: w itself, not w - 1)."""
-    h, w = hw[0], hw[1]
-    return clamp(boxes, 0.0, jnp.stack([w, h, w, h]))
+def clip(
+    boxes: Float[Array, "*b 4"], hw: Float[Array, "2"], convention: str = "mmdet"
+) -> Float[Array, "*b 4"]:
+    """Moves corners into [0, w] x [0, h] (inclusive: w itself, not w - 1).
+
+    Under "caffe" first and last pixel stay in the image, so a box keeps a whole pixel.
+    """
+    low, high = jnp.zeros(4), jnp.tile(hw[::-1], 2)
+    if convention == "caffe":
+        low = jnp.asarray([0.0, 0.0, 1.0, 1.0])
+        high = high - jnp.asarray([1.0, 1.0, 0.0, 0.0])
+    return clamp(boxes, low, high)
 
 
-def clamp(x: Array, low: float, high: float | Array) -> Array:
+def at_least(boxes: Float[Array, "*b 4"], side: float) -> Bool[Array, "*b"]:
+    """Whether both sides are `side` pixels or more; for 0, above 0."""
+    wh = boxes[..., 2:] - boxes[..., :2]
+    return (wh >= side).all(-1) if side > 0 else (wh > 0).all(-1)
+
+
+def rescale(
+    boxes: Float[Array, "*b 4"], scale_xy: Float[Array, "2"], convention: str
+) -> Float[Array, "*b 4"]:
+    """Boxes in pixels that are `scale_xy` times as many.
+
+    Under "caffe" it is first and last pixel that are multiplied.
+    """
+    factor = jnp.tile(scale_xy, 2)
+    if convention != "caffe":
+        return boxes * factor
+    last = jnp.asarray([0.0, 0.0, 1.0, 1.0])
+    return (boxes - last) * factor + last
+
+
+def clamp(x: Array, low: float | Array, high: float | Array) -> Array:
     """Limits values; gradient 1 inside and on the bounds, 0 outside, as in torch."""
     inside = (x >= low) & (x <= high)
     return jnp.where(inside, x, jax.lax.stop_gradient(jnp.clip(x, low, high)))

@@ -20,23 +20,25 @@ def convolve(
     *,
     stride: int = 1,
     groups: int = 1,
+    dilation: int = 1,
 ) -> Float[Array, "b i j f"]:
-    """Convolution with k // 2 zeros on every side."""
+    """Convolution with k // 2 * dilation zeros on every side."""
     size, _, channels, features = kernel.shape
     wide = x.shape[1] * x.shape[2] >= WIDE_PIXELS
     wide = wide and channels * features >= WIDE_CHANNELS
-    if wide and size == 3 and stride == 1 and groups == 1:
+    if wide and size == 3 and stride == groups == dilation == 1:
         return _wide_convolve(x, kernel)
-    return _convolve(x, kernel, stride, groups)
+    return _convolve(x, kernel, stride, groups, dilation)
 
 
-def _convolve(x, kernel, stride=1, groups=1):
-    padding = kernel.shape[0] // 2
+def _convolve(x, kernel, stride=1, groups=1, dilation=1):
+    padding = kernel.shape[0] // 2 * dilation
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=[(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )

@@ -23,17 +23,21 @@ def match(
     positive_iou: float,
     negative_iou: float,
     rescue_iou: float | None,
+    rematch: bool = True,
 ) -> Match:
     """Max-IoU assignment of N boxes to G ground-truth rows.
 
     A box below `negative_iou` is negative, from `positive_iou` on positive (first row
     wins a tie), between them ignored. With `rescue_iou` every ground truth then takes
-    all boxes that reach its best IoU, if that is at least `rescue_iou`, even from
-    another ground truth; later rows overwrite earlier ones. Invalid boxes are ignored
-    and rescue nothing; without valid ground truth every valid box is negative.
+    all boxes that reach its best IoU, if that is at least `rescue_iou`. With `rematch`
+    it takes them even from another ground truth, later rows overwriting earlier ones;
+    without, they become positive for the ground truth they overlap best. Invalid boxes
+    are ignored and rescue nothing; without valid ground truth every valid box is
+    negative.
 
-    Equals mmdetection 3.3.0 `MaxIoUAssigner` exactly (crowd handling off, as in every
-    published configuration). The equality test needs the very same float32 IoUs.
+    With `rematch` equals mmdetection 3.3.0 `MaxIoUAssigner` exactly (crowd handling
+    off, as in every published configuration), without torchvision's and detectron2's
+    `Matcher`. The equality test needs the very same float32 IoUs.
     """
     overlap = jnp.where(gt_valid[None], iou, 0.0)
     best, index = overlap.max(1), overlap.argmax(1).astype(jnp.int32)
@@ -41,7 +45,8 @@ def match(
     label = jnp.where(best >= positive_iou, POSITIVE, label)
     if rescue_iou is not None:
         taken_by = _rescue(overlap, box_valid, gt_valid, rescue_iou)
-        index = jnp.where(taken_by >= 0, taken_by, index)
+        if rematch:
+            index = jnp.where(taken_by >= 0, taken_by, index)
         label = jnp.where(taken_by >= 0, POSITIVE, label)
     return Match(index, jnp.where(box_valid, label, IGNORED))
 

@@ -39,7 +39,7 @@ jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 def tiny(norm="frozen", dtype="float32") -> config.FasterRCNN:
     model = config.FasterRCNN(num_classes=3, dtype=dtype)
-    model.backbone = config.Backbone(18, 8, stages=("c2", "c3"), norm=norm)
+    model.backbone = config.ResNet(18, 8, stages=("c2", "c3"), norm=norm)
     model.fpn = config.FPN(channels=16, levels=3)
     sizes = ((10.0,), (20.0,), (40.0,))
     model.rpn = config.RPN(channels=16, anchor_sizes=sizes, samples=32)

@@ -24,7 +24,7 @@ def loss_program(box_loss):
 
     def run(logits, deltas, samples, divisors):
         def total(logits, deltas):
-            sums = roi.loss(logits, deltas, samples, section)
+            sums = roi.loss(logits, deltas, samples, section, "mmdet")
             return sums[0] / divisors[0] + sums[1] / divisors[1], sums
 
         grad = jax.value_and_grad(total, (0, 1), has_aux=True)
@@ -188,7 +188,7 @@ def test_invalid_candidates_may_hold_anything(garbage):
 SECTION = config.RoI(max_detections=30, score_threshold=0.15)
 HW, SCALE = (60.0, 90.0), (0.5, 0.8)
 
-detect_program = jax.jit(lambda *inputs: roi.detect(*inputs, SECTION))
+detect_program = jax.jit(lambda *inputs: roi.detect(*inputs, SECTION, "mmdet"))
 
 
 def detect(logits, deltas, boxes, valid, scale=SCALE):

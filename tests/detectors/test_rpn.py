@@ -16,7 +16,7 @@ from frcnn_jax.ops.anchors import AnchorSpec
 # Two levels over a canvas of 64 x 96 pixels: 288 and 72 anchors.
 SPEC = AnchorSpec(((16.0,), (32.0,)), (0.5, 1.0, 2.0), (8, 16))
 SIZES = ((8, 12), (4, 6))
-GRID = rpn.grid(SPEC, SIZES)
+GRID = rpn.grid(SPEC, SIZES, "padded32")
 ANCHORS = np.concatenate(GRID.boxes)
 
 
@@ -32,23 +32,19 @@ def test_existing_anchors_equal_the_peers_flags(golden):
     peer = np.load(golden / "mmdet" / "a_anchors.npz")
     sizes = tuple((float(s),) for s in (32, 64, 128, 256, 512))
     spec = AnchorSpec(sizes, (0.5, 1.0, 2.0), (4, 8, 16, 32, 64))
-    grid = rpn.grid(spec, [tuple(map(int, hw)) for hw in peer["fpn_sizes"]])
+    grid = rpn.grid(spec, [tuple(map(int, hw)) for hw in peer["fpn_sizes"]], "padded32")
     for i, exist in enumerate(rpn.anchors_exist(grid, jnp.asarray([150.0, 300.0]))):
         np.testing.assert_array_equal(exist, peer[f"fpn_valid_{i}"])
 
 
 @functools.cache
 def proposer(pre_nms, post_nms, nms_iou):
+    section = config.RPN(pre_nms_test=pre_nms, post_nms_test=post_nms, nms_iou=nms_iou)
+
     def run(logits, deltas, exist, image_hw):
+        anchors = rpn.anchors_of(GRID, image_hw)
         return rpn.propose(
-            logits,
-            deltas,
-            exist,
-            GRID,
-            image_hw,
-            pre_nms=pre_nms,
-            post_nms=post_nms,
-            nms_iou=nms_iou,
+            logits, deltas, exist, anchors, image_hw, section, "mmdet", train=False
         )
 
     return jax.jit(run)
@@ -249,7 +245,7 @@ loss_and_grad = jax.jit(
     jax.value_and_grad(
         lambda logits, deltas, targets: (
             lambda cls, box, count: (cls + box, (cls, box, count))
-        )(*rpn.loss(logits, deltas, jnp.asarray(ANCHORS), targets)),
+        )(*rpn.loss(logits, deltas, jnp.asarray(ANCHORS), targets, config.RPN())),
         (0, 1),
         has_aux=True,
     )

@@ -134,5 +134,7 @@ def test_what_each_loss_compares():
         "l1": "deltas",
         "iou": "boxes",
         "giou": "boxes",
+        "diou": "boxes",
+        "ciou": "boxes",
         "bounded_iou": "boxes",
     }

@@ -1,14 +1,17 @@
 """The second-stage head: order of inputs and outputs."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from frcnn_jax.models.box_heads import FCHead
+from frcnn_jax.models.box_heads import FCHead, Predictor
 
 
-def head_and_variables(rng, **fields):
-    head = FCHead(**fields)
+def head_and_variables(rng, num_classes, dtype=jnp.float32, **fields):
+    predictor = partial(Predictor, num_classes, dtype=dtype)
+    head = FCHead(predictor, dtype=dtype, **fields)
     crops = jnp.asarray(rng.standard_normal((6, 3, 3, 2)), jnp.float32)
     shapes = jax.eval_shape(head.init, jax.random.key(0), crops)
     variables = jax.tree.map(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from frcnn_jax.models.fpn import FPN
+from frcnn_jax.ops import canvas
 
 SIZES = {"c2": (16, 24), "c3": (8, 12), "c4": (4, 6), "c5": (2, 3)}
 
@@ -77,7 +78,15 @@ def test_a_larger_canvas_changes_nothing(rng):
         padded = np.full((1, 2 * h, 2 * w, 2), 1e3, np.float32)
         padded[:, :h, :w] = value
         larger[stage] = jnp.asarray(padded)
-    run = jax.jit(lambda maps: model.apply(variables, maps, jnp.asarray([[60.0, 90]])))
+
+    @jax.jit
+    def run(maps):
+        inside = {
+            stage: canvas.inside(x.shape[1:3], jnp.asarray([SIZES[stage]], jnp.float32))
+            for stage, x in maps.items()
+        }
+        return model.apply(variables, maps, inside)
+
     for ours, theirs in zip(run(larger), run(maps), strict=True):
         h, w = theirs.shape[1:3]
         np.testing.assert_allclose(ours[:, :h, :w], theirs, atol=1e-4)

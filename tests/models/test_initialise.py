@@ -20,9 +20,11 @@ def tree(**leaves) -> dict:
     return nested
 
 
-def fresh(path: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+def fresh(
+    path: str, shape: tuple[int, ...], seed: int = 0, style: str = "mmdet"
+) -> np.ndarray:
     name = path.replace("/", "__")
-    value = initialise(jax.random.key(seed), tree(**{name: shape}))
+    value = initialise(jax.random.key(seed), tree(**{name: shape}), style)
     for part in path.split("/"):
         value = value[part]
     return np.asarray(value)
@@ -50,17 +52,21 @@ def test_normal_kernels(path, shape, std):
 
 
 @pytest.mark.parametrize(
-    ("path", "shape", "limit"),
+    ("path", "shape", "style", "limit"),
     [
         # Xavier: sqrt(6 / (fan in + fan out)).
-        ("params/fpn/lateral3/kernel", (1, 1, 64, 32), 0.25),
-        ("params/fpn/output3/kernel", (3, 3, 32, 32), 0.1021),
-        ("params/box_head/fc1/kernel", (490, 110), 0.1),
-        ("params/box_head/fc12/kernel", (110, 490), 0.1),
+        ("params/fpn/lateral3/kernel", (1, 1, 64, 32), "mmdet", 0.25),
+        ("params/fpn/output3/kernel", (3, 3, 32, 32), "mmdet", 0.1021),
+        ("params/box_head/fc1/kernel", (490, 110), "mmdet", 0.1),
+        ("params/box_head/fc12/kernel", (110, 490), "mmdet", 0.1),
+        # sqrt(3 / fan in), and 1 / sqrt(fan in).
+        ("params/fpn/lateral3/kernel", (1, 1, 48, 32), "torchvision", 0.25),
+        ("params/box_head/fc1/kernel", (400, 110), "torchvision", 0.05),
+        ("params/box_head/predictor/deltas/kernel", (400, 80), "torchvision", 0.05),
     ],
 )
-def test_uniform_kernels(path, shape, limit):
-    value = np.abs(fresh(path, shape))
+def test_uniform_kernels(path, shape, style, limit):
+    value = np.abs(fresh(path, shape, style=style))
     assert 0.99 * limit < value.max() <= 1.001 * limit
     np.testing.assert_allclose(value.mean(), limit / 2, rtol=0.05)
 
@@ -94,9 +100,9 @@ def test_values_depend_on_the_key_and_the_path_alone():
         params__rpn__conv__kernel=(3, 3),
         params__rpn__deltas__kernel=(3, 3),
     )
-    one = initialise(jax.random.key(0), small)["params"]["rpn"]
-    two = initialise(jax.random.key(0), large)["params"]["rpn"]
+    one = initialise(jax.random.key(0), small, "mmdet")["params"]["rpn"]
+    two = initialise(jax.random.key(0), large, "mmdet")["params"]["rpn"]
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert (one["conv"]["kernel"] != one["deltas"]["kernel"]).all()
-    other = initialise(jax.random.key(1), small)["params"]["rpn"]
+    other = initialise(jax.random.key(1), small, "mmdet")["params"]["rpn"]
     assert (one["conv"]["kernel"] != other["conv"]["kernel"]).all()

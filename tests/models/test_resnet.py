@@ -9,6 +9,7 @@ import pytest
 from flax import traverse_util
 
 from frcnn_jax.models.resnet import STRIDES, ResNet
+from frcnn_jax.ops import canvas
 
 # Learnable numbers of torchvision's models without their classifier.
 PARAMETERS = {
@@ -91,7 +92,14 @@ def trunk(request):
     variables = jax.tree_util.tree_map_with_path(fresh, state)
 
     def run(images, image_hw):
-        return model.apply(variables, images, image_hw, True, mutable=["batch_stats"])
+        masks = {
+            stride: canvas.inside(
+                (images.shape[1] // stride, images.shape[2] // stride),
+                canvas.cells(image_hw, stride),
+            )
+            for stride in (1, 2, 4, 8, 16, 32)
+        }
+        return model.apply(variables, images, masks, True, mutable=["batch_stats"])
 
     return jax.jit(run)
 

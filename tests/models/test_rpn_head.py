@@ -11,7 +11,7 @@ SIZES = ((3, 4), (2, 2))
 
 
 def head_and_variables(rng, dtype=jnp.float32):
-    head = RPNHead(5, 3, dtype)
+    head = RPNHead(5, 3, dtype=dtype)
     features = [
         jnp.asarray(rng.standard_normal((2, *hw, 4)), jnp.float32) for hw in SIZES
     ]

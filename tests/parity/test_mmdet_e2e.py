@@ -13,35 +13,40 @@ from frcnn_jax.detectors import faster_rcnn, roi, rpn
 from frcnn_jax.ops import sampling
 from frcnn_jax.ops.roi_align import assign_levels
 from frcnn_jax.types import Batch, Proposals
+from tests.parity.compare import assert_close, assert_map, narrow_weights, nested
 
-VARIANTS = ("fpn", "fpn_caffe")
-LEVELS = range(5)
+MAPS = ("P2", "P3", "P4", "P5", "P6")
+VARIANTS = ("fpn", "fpn_caffe", "fpn_next", "c4", "dc5")
 
 
 def narrow_model(variant: str) -> config.FasterRCNN:
     """The configuration that the recorded detectors were built with."""
     model = config.FasterRCNN(num_classes=3, mask_padding=False)
     model.backbone.width = 4
-    model.fpn.channels = model.rpn.channels = 16
     model.rpn.pre_nms_test, model.rpn.post_nms_test = 200, 50
     model.rpn.pre_nms_train, model.rpn.post_nms_train = 200, 60
     model.roi.fc, model.roi.max_detections = (64, 64), 20
-    if variant == "fpn_caffe":
+    if variant != "fpn":
+        model.roi.finest_scale = 14.0
+    if variant in ("fpn_caffe", "c4", "dc5"):
         model.backbone.stride_in_1x1, model.channel_order = True, "bgr"
         model.pixel_mean, model.pixel_std = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
-        model.roi.finest_scale = 14.0
+    if variant == "fpn_next":
+        model.backbone.groups, model.backbone.group_width = 4, 32
+    if variant in ("c4", "dc5"):
+        model.fpn, model.rpn.channels = None, 32
+        model.rpn.anchor_sizes = ((32.0, 64.0, 128.0, 256.0, 512.0),)
+        model.backbone.stages = (variant[-2:],)
+    else:
+        model.fpn.channels = model.rpn.channels = 16
+    if variant == "c4":
+        model.roi.res5, model.roi.fc, model.roi.pool_size = True, (), 14
+    if variant == "dc5":
+        model.backbone.dilate_c5, model.roi.fc = True, (32, 32)
+        model.rpn.allowed_border = 0.0
+        model.backbone.stages = ("c5",)
+    config.validate(config.Run(model=model))
     return model
-
-
-def nested(flat: dict) -> dict:
-    tree = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = jnp.asarray(value)
-    return tree
 
 
 def flat(tree: dict) -> dict:
@@ -56,9 +61,11 @@ def case(request, golden):
         part: np.load(golden / "mmdet" / f"e2e_{variant}_{part}.npz")
         for part in ("weights", "test", "train")
     }
-    variables = nested(mmdet.from_state_dict(dict(files["weights"])))
     model = narrow_model(variant)
-    return model, variables, files["test"], files["train"]
+    state = narrow_weights(files["weights"])
+    pool_size = model.roi.pool_size if model.roi.fc else None
+    variables = nested(mmdet.from_state_dict(state, pool_size=pool_size))
+    return variant, model, variables, files["test"], files["train"]
 
 
 def canvas_batch(test, *, canvas=None, gt=None, scale=None) -> Batch:
@@ -79,16 +86,8 @@ def canvas_batch(test, *, canvas=None, gt=None, scale=None) -> Batch:
     return jax.tree.map(jnp.asarray, batch)
 
 
-def assert_close(ours, theirs, relative):
-    """Largest difference against the largest value of the peer."""
-    theirs = np.asarray(theirs)
-    assert np.shape(ours) == theirs.shape
-    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-    assert error < relative, error
-
-
 def test_features_and_rpn_maps_equal_the_peers(case):
-    model, variables, test, _ = case
+    _, model, variables, test, _ = case
     batch = canvas_batch(test)
     network = faster_rcnn.Network(model)
 
@@ -98,9 +97,10 @@ def test_features_and_rpn_maps_equal_the_peers(case):
         return features, raw
 
     features, (logits, deltas) = jax.jit(maps)(variables, batch.images, batch.image_hw)
-    for level, name in enumerate(("P2", "P3", "P4", "P5", "P6")):
-        assert_close(features[level], test[name].transpose(0, 2, 3, 1), 1e-4)
-    for level in LEVELS:
+    names = MAPS if model.fpn else [model.backbone.stages[0].upper()]
+    for feature, name in zip(features, names, strict=True):
+        assert_map(feature, test, name)
+    for level in range(len(features)):
         theirs = test[f"rpn_cls_{level}"].transpose(0, 2, 3, 1).reshape(2, -1)
         assert_close(logits[level], theirs, 1e-4)
         theirs = test[f"rpn_reg_{level}"].transpose(0, 2, 3, 1).reshape(2, -1, 4)
@@ -108,7 +108,7 @@ def test_features_and_rpn_maps_equal_the_peers(case):
 
 
 def test_backbone_maps_equal_the_peers(case):
-    model, variables, test, _ = case
+    _, model, variables, test, _ = case
     batch = canvas_batch(test)
     network = faster_rcnn.Network(model)
 
@@ -116,29 +116,29 @@ def test_backbone_maps_equal_the_peers(case):
         return network.backbone(faster_rcnn.normalise(images, image_hw, model))
 
     features = network.apply(variables, batch.images, batch.image_hw, method=trunk)
-    for name in ("C2", "C3", "C4", "C5"):
-        ours = features[name.lower()]
-        assert_close(ours, test[name].transpose(0, 2, 3, 1), 1e-4)
+    for stage, ours in features.items():
+        assert_map(ours, test, stage.upper())
 
 
 def recorded_maps(test, image):
+    levels = [i for i in range(5) if f"rpn_cls_{i}" in test]
     logits = [
         jnp.asarray(test[f"rpn_cls_{i}"][image].transpose(1, 2, 0).ravel())
-        for i in LEVELS
+        for i in levels
     ]
     deltas = [
         jnp.asarray(test[f"rpn_reg_{i}"][image].transpose(1, 2, 0).reshape(-1, 4))
-        for i in LEVELS
+        for i in levels
     ]
-    sizes = [test[f"rpn_cls_{i}"].shape[2:] for i in LEVELS]
+    sizes = [test[f"rpn_cls_{i}"].shape[2:] for i in levels]
     return logits, deltas, sizes
 
 
 @pytest.mark.parametrize("image", (0, 1))
 def test_proposals_from_recorded_maps(case, image):
-    model, _, test, train = case
+    _, model, _, test, train = case
     logits, deltas, sizes = recorded_maps(test, image)
-    grid = rpn.grid(faster_rcnn.anchor_spec(model), sizes)
+    grid = rpn.grid(faster_rcnn.anchor_spec(model), sizes, model.cells)
     hw = jnp.asarray(test["img_shapes"][image], jnp.float32)
     for training, boxes in (
         (False, test[f"proposals_{image}"]),
@@ -154,7 +154,7 @@ def test_proposals_from_recorded_maps(case, image):
 
 @pytest.mark.parametrize("pixels", ("net", "ori"))
 def test_detections_from_recorded_outputs(case, pixels):
-    model, _, test, _ = case
+    _, model, _, test, _ = case
     for image in (0, 1):
         rows = test["rois"][:, 0] == image
         logits = np.roll(test["cls_score"][rows], 1, axis=1)
@@ -174,6 +174,7 @@ def test_detections_from_recorded_outputs(case, pixels):
             hw,
             jnp.asarray(scale),
             model.roi,
+            "mmdet",
         )
         assert_detections(jax.tree.map(np.asarray, found), test, pixels, image, 1e-3)
 
@@ -191,7 +192,7 @@ def assert_detections(found, test, pixels, image, box_tolerance):
 
 @pytest.mark.parametrize("pixels", ("net", "ori"))
 def test_predict_gives_the_peers_detections(case, pixels):
-    model, variables, test, _ = case
+    _, model, variables, test, _ = case
     scale = test["scale_factors"] if pixels == "ori" else None
     detector = faster_rcnn.make(model)
     found = jax.jit(detector.predict)(variables, canvas_batch(test, scale=scale))
@@ -201,7 +202,10 @@ def test_predict_gives_the_peers_detections(case, pixels):
 
 
 def test_roi_levels(case):
-    model, _, test, _ = case
+    _, model, _, test, _ = case
+    if model.fpn is None:
+        assert "roi_levels" not in test  # one map, nothing to choose
+        return
     levels = assign_levels(jnp.asarray(test["rois"][:, 1:]), model.roi.finest_scale, 4)
     assert (np.asarray(levels) == test["roi_levels"]).all()
 
@@ -210,9 +214,9 @@ MODES = ("all", "firstk", "nogt1", "iou", "giou", "biou")
 
 
 @functools.cache
-def training_step(channel_order, counts, box_loss):
+def training_step(variant, counts, box_loss):
     """One program for all modes that differ in their ground truth only."""
-    model = narrow_model("fpn_caffe" if channel_order == "bgr" else "fpn")
+    model = narrow_model(variant)
     model.rpn.samples, model.roi.samples = counts
     model.roi.box_loss = box_loss
     model.roi.box_loss_weight = 1.0 if box_loss == "l1" else 10.0
@@ -227,13 +231,13 @@ def training_step(channel_order, counts, box_loss):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_training_losses_and_gradients_equal_the_peers(case, mode):
-    model, variables, test, train = case
+    variant, model, variables, test, train = case
     if f"{mode}/total" not in train:
         assert mode in ("iou", "giou", "biou")  # recorded for one variant only
         return
     counts = (64, 48) if mode in ("firstk", "nogt1") else (1_000_000, 100_000)
     box_loss = {"biou": "bounded_iou"}.get(mode, mode) if "iou" in mode else "l1"
-    step = training_step(model.channel_order, counts, box_loss)
+    step = training_step(variant, counts, box_loss)
     gt = [(train[f"gt_boxes_{i}"], train[f"gt_labels_{i}"]) for i in (0, 1)]
     if mode == "nogt1":
         gt[1] = (gt[1][0][:0], gt[1][1][:0])

@@ -1,0 +1,12 @@
+"""Faster R-CNN R-101-FPN, 1x on COCO.
+
+Published box AP 39.4 (mmdetection, faster-rcnn_r101_fpn_1x_coco);
+ours is not trained yet.
+"""
+
+from configs import common
+from frcnn_jax import config
+
+
+def get_config() -> config.Run:
+    return common.fpn(101)

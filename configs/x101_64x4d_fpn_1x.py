@@ -1,0 +1,12 @@
+"""Faster R-CNN X-101-64x4d-FPN, 1x on COCO.
+
+Published box AP 42.1 (mmdetection, faster-rcnn_x101-64x4d_fpn_1x_coco);
+ours is not trained yet.
+"""
+
+from configs import common
+from frcnn_jax import config
+
+
+def get_config() -> config.Run:
+    return common.resnext_fpn(64, 4)

@@ -1,0 +1,12 @@
+"""Faster R-CNN X-101-64x4d-FPN, multi-scale 3x on COCO.
+
+Published box AP 43.1 (mmdetection, faster-rcnn_x101-64x4d_fpn_ms-3x_coco);
+ours is not trained yet.
+"""
+
+from configs import common
+from frcnn_jax import config
+
+
+def get_config() -> config.Run:
+    return common.ms_3x(common.resnext_fpn(64, 4))

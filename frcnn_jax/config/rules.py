@@ -1,0 +1,161 @@
+"""The rules that join fields, and what a field may be."""
+
+import difflib
+from typing import Any
+
+from frcnn_jax.config.plain import flatten
+from frcnn_jax.config.schema import (
+    VGG16,
+    Data,
+    FasterRCNN,
+    MobileNetV3,
+    ResNet,
+    Run,
+)
+
+CHOICES = {
+    "data.short_side_mode": ("choice", "range"),
+    "data.resize": ("cv2_u8", "cv2_f32"),
+    "data.on_bad_image": ("error", "skip"),
+    "model.channel_order": ("rgb", "bgr"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.cells": ("padded32", "ceil", "floor", "caffe", "canvas"),
+    "model.initial_values": ("mmdet", "torchvision"),
+    "model.box_coder": ("mmdet", "torchvision", "caffe"),
+    "model.backbone.depth": (18, 34, 50, 101, 152),
+    "model.backbone.norm": ("frozen", "batch"),
+    "model.backbone.stem_pool": ("padded", "ceil"),
+    "model.fpn.norm": ("none", "frozen", "batch"),
+    "model.roi.norm": ("frozen", "batch"),
+    "model.rpn.anchor_style": ("exact", "rounded", "caffe"),
+    "model.rpn.box_loss": ("l1", "smooth_l1"),
+    "model.rpn.loss_count": ("mmdet", "sampled", "slots"),
+    "model.roi.pooling": ("align", "point_align", "max"),
+    "model.roi.box_loss": (
+        *("l1", "smooth_l1", "iou", "giou", "diou", "ciou", "bounded_iou"),
+    ),
+}
+_STAGES = ("c2", "c3", "c4", "c5")
+
+
+def validate(run: Run) -> None:
+    """Checks every rule that a type cannot say.
+
+    Errors: ValueError naming the field, its value and what is allowed.
+    """
+    values = dict(flatten(run))
+    for name, allowed in CHOICES.items():
+        if name in values and values[name] not in allowed:
+            near = difflib.get_close_matches(str(values[name]), map(str, allowed), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            _fail(name, values[name], f"choose from {allowed}{hint}")
+    _validate_numbers(values)
+    _validate_backbone(run.model)
+    _validate_model(run.model)
+    _validate_roi(run.model)
+    _validate_data(run.data)
+
+
+def _validate_numbers(values: dict[str, Any]) -> None:
+    at_least_one = ("train.batch_size", "eval.batch_size", "train.log_every")
+    at_least_one += ("model.fpn.channels", "model.rpn.channels", "model.rpn.convs")
+    at_least_one += ("model.backbone.groups", "model.backbone.group_width")
+    at_least_one += ("model.roi.pool_size", "model.roi.samples", "model.rpn.samples")
+    at_least_one += ("model.roi.max_detections", "data.threads", "data.prefetch")
+    for name in at_least_one:
+        if values.get(name, 1) < 1:
+            _fail(name, values[name], "must be 1 or more")
+    if values["model.backbone.width"] <= 0:
+        _fail("model.backbone.width", values["model.backbone.width"], "must be above 0")
+    fractions = [k for k in values if k.endswith(("_iou", "_fraction", "_threshold"))]
+    for name in (*fractions, "data.flip"):
+        if not 0 <= values[name] <= 1:
+            _fail(name, values[name], "must lie in 0..1")
+    for name in ("train.lr", "train.warmup_steps", "train.weight_decay", "seed"):
+        if values[name] < 0:
+            _fail(name, values[name], "must not be negative")
+    if values["train.epochs"] <= 0:
+        _fail("train.epochs", values["train.epochs"], "must be above 0")
+    late = [m for m in values["train.milestones"] if m >= values["train.epochs"]]
+    if late and not values["train.steps"]:
+        limit = f"must lie before train.epochs = {values['train.epochs']:g}"
+        _fail("train.milestones", values["train.milestones"], limit)
+    for section in ("model.rpn", "model.roi"):
+        if values[f"{section}.box_loss"] == "smooth_l1":
+            if values[f"{section}.box_loss_beta"] <= 0:
+                rule = "smooth_l1 needs a value above 0 (use l1 for 0)"
+                _fail(f"{section}.box_loss_beta", 0.0, rule)
+
+
+def _validate_backbone(model: FasterRCNN) -> None:
+    trunk = model.backbone
+    if not isinstance(trunk, ResNet):
+        return
+    stages, deep = trunk.stages, trunk.depth >= 50
+    if not stages or any(stage not in _STAGES for stage in stages):
+        _fail("model.backbone.stages", stages, f"choose from {_STAGES}")
+    if tuple(sorted(set(stages))) != tuple(stages) or len(stages) != (
+        int(stages[-1][1]) - int(stages[0][1]) + 1
+    ):
+        _fail("model.backbone.stages", stages, "must be neighbours, finest first")
+    if not deep and (trunk.groups > 1 or trunk.group_width != 64):
+        rule = "groups need bottlenecks: model.backbone.depth 50, 101 or 152"
+        _fail("model.backbone.groups", trunk.groups, rule)
+    if trunk.dilate_c5 and not deep:
+        rule = "only bottlenecks dilate: model.backbone.depth 50, 101 or 152"
+        _fail("model.backbone.dilate_c5", True, rule)
+    if trunk.dilate_c5 and stages[-1] != "c5":
+        rule = f"needs c5 among model.backbone.stages, which are {stages}"
+        _fail("model.backbone.dilate_c5", True, rule)
+
+
+def _validate_model(model: FasterRCNN) -> None:
+    outputs = {ResNet: 0, VGG16: 1, MobileNetV3: 2}[type(model.backbone)]
+    outputs = outputs or len(model.backbone.stages)
+    levels = outputs if model.fpn is None else model.fpn.levels
+    if model.fpn is None and outputs != 1:
+        rule = f"without a pyramid the backbone has one output, not {outputs}"
+        _fail("model.fpn", None, rule)
+    if levels < outputs:
+        limit = f"must be at least the {outputs} stages of the backbone"
+        _fail("model.fpn.levels", levels, limit)
+    sizes = model.rpn.anchor_sizes
+    if len(sizes) != levels or len({len(row) for row in sizes}) != 1:
+        limit = f"needs one row of equal length for each of {levels} levels"
+        _fail("model.rpn.anchor_sizes", sizes, limit)
+    if model.num_classes < 0:
+        _fail(
+            "model.num_classes", model.num_classes, "must be 0 (from the data) or more"
+        )
+
+
+def _validate_roi(model: FasterRCNN) -> None:
+    roi, trunk = model.roi, model.backbone
+    if roi.res5:
+        if not isinstance(trunk, ResNet) or trunk.stages != ("c4",):
+            rule = 'needs a ResNet with model.backbone.stages = ("c4",)'
+            _fail("model.roi.res5", True, rule)
+        if roi.fc or roi.convs:
+            name = "fc" if roi.fc else "convs"
+            rule = "stage 5 is the whole head: leave it empty with model.roi.res5"
+            _fail(f"model.roi.{name}", getattr(roi, name), rule)
+        if trunk.norm != "frozen":
+            rule = "stage 5 as a head needs frozen norms: its crops are no images"
+            _fail("model.backbone.norm", trunk.norm, rule)
+        if trunk.depth < 50:
+            rule = "stage 5 as a head needs depth 50, 101 or 152"
+            _fail("model.backbone.depth", trunk.depth, rule)
+    if not 0 <= roi.dropout < 1:
+        _fail("model.roi.dropout", roi.dropout, "must lie in 0..1, below 1")
+
+
+def _validate_data(data: Data) -> None:
+    odd = [b for b in data.buckets if len(b) != 2 or b[0] % 32 or b[1] % 32]
+    if odd:
+        _fail("data.buckets", data.buckets, "each must be (H, W), multiples of 32")
+    if not data.short_sides or min(data.short_sides) < 1:
+        _fail("data.short_sides", data.short_sides, "needs one or more sizes in pixels")
+
+
+def _fail(name: str, value: Any, rule: str) -> None:
+    raise ValueError(f"config field {name} is {value!r}: {rule}")

@@ -1,0 +1,94 @@
+"""What the comparisons with recorded numbers share."""
+
+import importlib.util
+import json
+import runpy
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from frcnn_jax import config
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+def _recipe():
+    path = GOLDEN / "mmdet" / "recipe.py"
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+recipe = _recipe()  # of the weights and images that mmdetection's numbers belong to
+
+
+def recipe_weights(case, shapes: dict) -> dict[str, np.ndarray]:
+    """mmdetection's state dict of a recorded case, made again from its notes."""
+    gains = {
+        str(k): float(f"{v:.3g}")
+        for k, v in zip(case["__gain_keys"], case["__gain_vals"], strict=True)
+    }
+    offsets = {k[9:]: case[k] for k in case.files if k.startswith("__offset/")}
+    in_scale = float(case["__in_scale"])
+    return recipe.state_dict(shapes, in_scale=in_scale, gains=gains, offsets=offsets)
+
+
+def narrow_weights(case) -> dict[str, np.ndarray]:
+    """The same for a narrow detector, which notes its shapes too."""
+    return recipe_weights(case, json.loads(str(case["__shapes"])))
+
+
+def nested(flat: dict) -> dict:
+    """{"a/b": array} as {"a": {"b": array}}, on the device."""
+    tree = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = jnp.asarray(value)
+    return tree
+
+
+def assert_close(ours, theirs, relative):
+    """Largest difference against the largest value of the peer."""
+    theirs = np.asarray(theirs)
+    assert np.shape(ours) == theirs.shape
+    error = np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+    assert error < relative, error
+
+
+def assert_map(ours, case, name, relative=1e-4):
+    """A map NHWC against a recorded NCHW one, whole or at recorded positions."""
+    ours = np.asarray(ours).transpose(0, 3, 1, 2)
+    if name in case:
+        assert_close(ours, case[name], relative)
+        return
+    theirs, index = case[f"{name}_val"], case[f"{name}_idx"]
+    scale = case[f"{name}_max"] if f"{name}_max" in case else case[f"{name}_stats"][2]
+    error = np.abs(ours.reshape(-1)[index] - theirs).max() / scale
+    assert error < relative, (name, error)
+
+
+def assert_one_to_one(found, boxes, scores, labels, box_tolerance=0.05):
+    """Detections as the peer's: same class, score to 1e-3; near-equal scores swap.
+
+    `found` is of one image, `labels` count from 1.
+    """
+    ours = [np.asarray(x) for x in (found.labels, found.scores, found.boxes)]
+    assert (ours[0] > 0).sum() == len(labels)
+    partner = []
+    for box, score, label in zip(boxes, scores, labels, strict=True):
+        same = (ours[0] == label) & (np.abs(ours[1] - score) < 1e-3)
+        same &= (np.abs(ours[2] - box) < box_tolerance).all(1)
+        assert same.any(), (box, score, label)
+        partner.append(int(same.argmax()))
+    assert len(set(partner)) == len(partner)
+
+
+def load_config(name: str) -> config.Run:
+    """The run of `configs/<name>.py`."""
+    path = GOLDEN.parents[1] / "configs" / f"{name}.py"
+    return runpy.run_path(str(path))["get_config"]()
