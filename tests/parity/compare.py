@@ -79,13 +79,12 @@ def assert_one_to_one(found, boxes, scores, labels, box_tolerance=0.05):
     """
     ours = [np.asarray(x) for x in (found.labels, found.scores, found.boxes)]
     assert (ours[0] > 0).sum() == len(labels)
-    partner = []
+    free = np.ones(len(ours[0]), bool)
     for box, score, label in zip(boxes, scores, labels, strict=True):
-        same = (ours[0] == label) & (np.abs(ours[1] - score) < 1e-3)
+        same = free & (ours[0] == label) & (np.abs(ours[1] - score) < 1e-3)
         same &= (np.abs(ours[2] - box) < box_tolerance).all(1)
         assert same.any(), (box, score, label)
-        partner.append(int(same.argmax()))
-    assert len(set(partner)) == len(partner)
+        free[np.where(same, np.abs(ours[1] - score), np.inf).argmin()] = False
 
 
 def load_config(name: str) -> config.Run:
