@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import detectron2, imagenet, mmdet
+from frcnn_jax.convert import detectron2, imagenet, mmdet, torchvision
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
     NOTE,
@@ -100,7 +100,9 @@ def save(
 
 
 def recognise(names: Iterable[str]) -> str:
-    """Says whose names these are: "ours", "mmdet", "detectron2" or "imagenet".
+    """Says whose names these are.
+
+    "ours", "mmdet", "detectron2" and "torchvision" detectors, "imagenet" trunks.
 
     Names that start with `__` have no say. Raises ConversionError, showing some of the
     names, for any others.
@@ -112,6 +114,8 @@ def recognise(names: Iterable[str]) -> str:
         return "mmdet"
     if "proposal_generator.rpn_head.conv.weight" in known:
         return "detectron2"
+    if "rpn.head.cls_logits.weight" in known:
+        return "torchvision"
     if "conv1.weight" in known and any(name.startswith("layer1.") for name in known):
         return "imagenet"
     shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
@@ -119,9 +123,9 @@ def recognise(names: Iterable[str]) -> str:
         f"unknown weight names ({len(known)}: {shown or 'none'}); known are ours "
         f"(params/backbone/...), mmdetection Faster R-CNN (backbone.conv1.weight with "
         f"rpn_head.rpn_conv.weight), detectron2 Faster R-CNN "
-        f"(proposal_generator.rpn_head.conv.weight) and torchvision ResNet "
-        f"(conv1.weight with layer1...). A prefix before these names has to be removed "
-        f"first."
+        f"(proposal_generator.rpn_head.conv.weight), torchvision Faster R-CNN "
+        f"(rpn.head.cls_logits.weight) and torchvision ResNet (conv1.weight with "
+        f"layer1...). A prefix before these names has to be removed first."
     )
 
 
@@ -144,6 +148,8 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             converted = mmdet.conversion(arrays)
         elif kind == "detectron2":
             converted = detectron2.conversion(arrays)
+        elif kind == "torchvision":
+            converted = torchvision.conversion(arrays)
         else:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from frcnn_jax import config
-from frcnn_jax.models import resnet
+from frcnn_jax.models import mobilenet, resnet
 from frcnn_jax.models.box_heads import FCHead, Predictor, Res5Head
 from frcnn_jax.models.fpn import FPN
 from frcnn_jax.models.layers import Conv
@@ -126,6 +126,10 @@ def _trunk(backbone, dtype, axis_name) -> nn.Module:
                 dtype,
                 axis_name,
             )
+        case config.MobileNetV3():
+            return mobilenet.MobileNetV3(
+                backbone.width, backbone.norm, backbone.norm_eps, dtype, axis_name
+            )
     raise TypeError(f"no backbone for {backbone!r}")
 
 
@@ -167,13 +171,17 @@ def output_strides(backbone) -> dict[str, int]:
 
 
 def roi_strides(model: config.FasterRCNN) -> tuple[int, ...]:
-    """Pixels per cell of the maps that RoIs are cut from, finest first."""
-    return tuple(output_strides(model.backbone).values())
+    """Pixels per cell of the maps that RoIs are cut from, finest first.
+
+    Of maps with the same stride the first is cut, as torchvision infers levels from
+    strides: its MobileNet detectors never read their second map here.
+    """
+    return tuple(dict.fromkeys(output_strides(model.backbone).values()))
 
 
 def anchor_spec(model: config.FasterRCNN) -> AnchorSpec:
     """Anchor shapes with the strides of the levels that the RPN reads."""
-    strides = list(roi_strides(model))
+    strides = list(output_strides(model.backbone).values())
     while model.fpn is not None and len(strides) < model.fpn.levels:
         strides.append(strides[-1] * 2)
     rpn = model.rpn
