@@ -110,3 +110,45 @@ def box_loss(name: str) -> config.Run:
     run = fpn(50)
     run.model.roi.box_loss, run.model.roi.box_loss_weight = name, 10.0
     return run
+
+
+def torchvision_fpn() -> config.Run:
+    """R-50-FPN by torchvision's rules, as its published weights want it.
+
+    They have a class for each of COCO's category ids 1..90, ten of which are unused, so
+    a label is an id. The rate is that of torchvision's training script.
+    """
+    run = fpn(50)
+    run.data.resize, run.data.min_box_side = "cv2_f32", 0.0
+    _torchvision_rules(run.model)
+    freeze_norms(run)
+    schedule(run, 26.0, (16.0, 22.0))
+    run.train.warmup_steps = 1000
+    return run
+
+
+def _torchvision_rules(model: config.FasterRCNN) -> None:
+    model.num_classes, model.initial_values = 90, "torchvision"
+    model.box_coder = "torchvision"
+    rpn, roi = model.rpn, model.roi
+    rpn.anchor_style, rpn.post_nms_train, rpn.min_side = "rounded", 2000, 1e-3
+    rpn.rescue_rematches, rpn.min_positive_iou = False, 0.0
+    rpn.loss_count = "sampled"
+    rpn.box_loss, rpn.box_loss_beta = "smooth_l1", 1 / 9
+    roi.box_loss, roi.box_loss_beta = "smooth_l1", 1 / 9
+    roi.aligned, roi.sampling_ratio = False, 2
+    roi.background_deltas, roi.min_side = True, 1e-2
+
+
+def torchvision_mobilenet() -> config.Run:
+    """The same on MobileNetV3-Large: two maps of stride 32, one of 64.
+
+    All anchor sizes are on every map; RoIs are cut from the first.
+    """
+    run = torchvision_fpn()
+    run.model.backbone, run.model.fpn.levels = config.MobileNetV3(), 3
+    rpn = run.model.rpn
+    rpn.anchor_sizes = ((32.0, 64.0, 128.0, 256.0, 512.0),) * 3
+    rpn.score_threshold = 0.05
+    run.train.freeze = ("backbone/(stem|block[1-6])/.*", "backbone/.*norm.*")
+    return run

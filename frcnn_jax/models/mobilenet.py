@@ -50,7 +50,7 @@ BLOCKS = (
 OUTPUT = 13  # the block, counted from 1, after which "c5" is taken
 
 
-def channels(count: float) -> int:
+def channels(count: int | float) -> int:
     """The multiple of 8 next to `count`, but not below nine tenths of it."""
     rounded = max(8, int(count + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * count else rounded

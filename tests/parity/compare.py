@@ -42,6 +42,11 @@ def narrow_weights(case) -> dict[str, np.ndarray]:
     return recipe_weights(case, json.loads(str(case["__shapes"])))
 
 
+def recorded_state(case) -> dict[str, np.ndarray]:
+    """The peer's state dict, stored as `state/<name>` beside other arrays."""
+    return {k[6:]: case[k] for k in case.files if k.startswith("state/")}
+
+
 def nested(flat: dict) -> dict:
     """{"a/b": array} as {"a": {"b": array}}, on the device."""
     tree = {}
