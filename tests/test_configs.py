@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from frcnn_jax import build, cli, config
-from frcnn_jax.convert import mmdet
+from frcnn_jax.convert import mmdet, torchvision
 from frcnn_jax.training import optimizer, schedule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,3 +193,31 @@ def test_caffe_differs_in_style_only(r50):
         *("model.backbone.stride_in_1x1", "model.channel_order", "model.pixel_mean"),
         *("model.pixel_std", "train.freeze"),
     }
+
+
+# ---- torchvision: names, shapes, and numbers of parameters that it publishes
+
+TORCHVISION = {
+    "torchvision_r50_fpn": ("r50_fpn", 41_755_286),
+    "torchvision_r50_fpn_v2": ("r50_fpn_v2", 43_712_278),
+    "torchvision_mobilenet_fpn": ("mobilenet_fpn", 19_386_354),
+    "torchvision_mobilenet_320_fpn": ("mobilenet_fpn", 19_386_354),
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_names_shapes_and_number_of_parameters(name, golden):
+    manifest, parameters = TORCHVISION[name]
+    file = golden / "torchvision_manifests" / f"{manifest}.json.gz"
+    listing = json.loads(gzip.open(file).read())
+    run = load(name)
+    flat = shapes(run)
+    ours = {k: np.broadcast_to(np.float32(0), shape) for k, shape in flat.items()}
+    state = torchvision.to_state_dict(ours)
+    theirs = {key: tuple(shape) for key, (shape, _) in listing.items()}
+    assert {key: value.shape for key, value in state.items()} == theirs
+    params = {k: v for k, v in flat.items() if k.startswith("params/")}
+    if run.model.backbone.norm == "frozen":  # then its norms are no parameters there
+        norm = re.compile(r"params/backbone/.*norm\d?/(scale|bias)")
+        params = {k: v for k, v in params.items() if not norm.fullmatch(k)}
+    assert count(params) == parameters

@@ -150,7 +150,7 @@ def test_recognise():
     [
         [],
         ["__note"],
-        ["backbone.body.conv1.weight", "rpn.head.cls_logits.weight"],
+        ["backbone.body.conv1.weight", "head.classification_head.conv.bias"],
         ["module.conv1.weight", "module.layer1.0.conv1.weight"],
         ["params/backbone/stem/conv/kernel", "opt_state/count"],
         ["backbone.conv1.weight", "bbox_head.fc.weight"],

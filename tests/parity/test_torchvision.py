@@ -113,12 +113,12 @@ def test_maps(case):
         lambda *inputs: network.apply(variables, *inputs, method=maps)
     )(batch.images, batch.image_hw)
     for level, stage in enumerate(("c2", "c3", "c4", "c5")):
-        assert_map(body[stage], infer, f"body/{level}")
+        assert_map(body[stage], infer, f"body/{level}", 1e-5)
     for level, name in enumerate(MAPS):
-        assert_map(features[level], infer, f"feat/{name}")
+        assert_map(features[level], infer, f"feat/{name}", 1e-5)
         shape = (*features[level].shape[:3], -1)
-        assert_map(logits[level].reshape(shape), infer, f"rpn_objectness/{level}")
-        assert_map(deltas[level].reshape(shape), infer, f"rpn_deltas/{level}")
+        assert_map(logits[level].reshape(shape), infer, f"rpn_objectness/{level}", 1e-5)
+        assert_map(deltas[level].reshape(shape), infer, f"rpn_deltas/{level}", 1e-5)
 
 
 def test_anchors_follow_the_strides_of_the_image(case):
@@ -160,7 +160,7 @@ def test_proposals_in_the_peers_order(case, mode):
             scores = infer[f"proposal_scores/{i}"]
             np.testing.assert_allclose(found.scores[i], scores, atol=1e-5)
         assert found.valid[i].all() and len(found.valid[i]) == len(theirs)
-        np.testing.assert_allclose(found.boxes[i], theirs, atol=2e-3)
+        np.testing.assert_allclose(found.boxes[i], theirs, atol=1e-3)
 
 
 def test_box_head_on_recorded_proposals(case):
@@ -173,12 +173,12 @@ def test_box_head_on_recorded_proposals(case):
     crops = jnp.concatenate(
         [roi_align([f[i] for f in features[:4]], boxes[i], how) for i in (0, 1)]
     )
-    assert_map(crops, infer, "roi_feats")
+    assert_map(crops, infer, "roi_feats", 1e-5)
     network = faster_rcnn.Network(model)
     logits, deltas = network.apply(variables, crops, method="classify")
-    assert_close(logits, infer["class_logits"], 1e-4)
+    assert_close(logits, infer["class_logits"], 2e-5)
     theirs = infer["box_regression"].reshape(-1, 4, 4)[:, 1:]
-    assert_close(deltas, theirs, 1e-4)
+    assert_close(deltas, theirs, 2e-5)
 
 
 def test_detections_equal_the_peers(case):
@@ -214,8 +214,8 @@ def test_training_losses_and_gradients_equal_the_peers(case):
     (total, (metrics, _)), grads = step(variables["params"])
     for ours, theirs in LOSSES.items():
         recorded = train[f"loss/{theirs}"]
-        np.testing.assert_allclose(metrics[ours], recorded, rtol=1e-4, err_msg=ours)
-    np.testing.assert_allclose(total, train["loss/total"], rtol=1e-4)
+        np.testing.assert_allclose(metrics[ours], recorded, rtol=1e-5, err_msg=ours)
+    np.testing.assert_allclose(total, train["loss/total"], rtol=1e-5)
     norms = {k[9:]: float(train[k]) for k in train.files if k.startswith("gradnorm/")}
     rename = torchvision.to_state_dict
     error = gradient_error(lambda p: step(p)[1], variables, norms, rename)
