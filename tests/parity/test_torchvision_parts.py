@@ -16,7 +16,7 @@ from tests.parity.compare import assert_close, assert_map, nested, recorded_stat
 MAPS = ("0", "1", "2", "3", "pool")
 
 
-def test_v2_pyramid_rpn_and_box_head(golden):
+def test_torchvision_v2_pyramid_rpn_and_box_head(golden):
     case = np.load(golden / "torchvision" / "v2_heads.npz")
     names = {
         "fpn": "backbone.fpn",
@@ -55,7 +55,7 @@ def test_v2_pyramid_rpn_and_box_head(golden):
     assert_close(boxes, case["reg"].reshape(-1, 4, 4)[:, 1:], 1e-5)
 
 
-def test_mobilenet(golden):
+def test_torchvision_mobilenet(golden):
     case = np.load(golden / "torchvision" / "backbone_mobilenet.npz")
     table = torchvision.mobilenet_rules("features.", "")
     variables = nested(rules.convert(recorded_state(case), table).variables)
@@ -74,7 +74,7 @@ def test_mobilenet(golden):
 
 
 @pytest.mark.parametrize(("name", "groups"), (("resnet", 1), ("resnext", 4)))
-def test_bottlenecks(name, groups, golden, monkeypatch):
+def test_torchvision_bottlenecks(name, groups, golden, monkeypatch):
     """Two blocks a stage, widths an eighth; ResNeXt with four groups."""
     case = np.load(golden / "torchvision" / f"backbone_{name}.npz")
     state = recorded_state(case)
