@@ -27,7 +27,7 @@ class Labels(NamedTuple):
     """What the classes of a model are called, label 1 first."""
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int | str, ...]
+    category_ids: tuple[int | str | None, ...]  # None: no category has this label
 
 
 def detector(model: config.FasterRCNN) -> Detector:
@@ -58,9 +58,17 @@ def with_classes(run: config.Run, dataset: records.Dataset) -> config.Run:
 
 
 def dataset(run: config.Run, split: str, training: bool) -> records.Dataset:
-    """A split of the run's data, with what was skipped or repaired printed."""
+    """A split of the run's data, with what was skipped or repaired printed.
+
+    A model with more classes than the data, as many as the largest category id, has a
+    label for each id, as torchvision's COCO models do; then so has the data set.
+    """
     found = coco.load(run.data, split, training)
     print(records.summary(found), flush=True)
+    ids, classes = found.category_ids, run.model.num_classes
+    whole = all(isinstance(number, int) and number > 0 for number in ids)
+    if whole and classes > len(ids) and classes == max(ids):
+        return records.relabel_by_id(found)
     return found
 
 
@@ -81,9 +89,15 @@ def labels_of(data: records.Dataset) -> Labels:
 
 
 def guessed_labels(model: config.FasterRCNN) -> Labels:
-    """COCO's names for 80 classes, numbers otherwise, for weights that name nothing."""
-    if model.num_classes == len(coco_classes.NAMES):
-        return Labels(coco_classes.NAMES, coco_classes.IDS)
+    """Names for weights that name nothing: COCO's for 80 classes, numbers otherwise.
+
+    With 90 classes a label is taken for COCO's id, as in torchvision's weights.
+    """
+    names, ids = coco_classes.NAMES, coco_classes.IDS
+    if model.num_classes == len(names):
+        return Labels(names, ids)
+    if model.num_classes == max(ids):
+        return Labels(*records.ids_as_labels(names, ids))
     numbers = range(1, model.num_classes + 1)
     return Labels(tuple(f"class {n}" for n in numbers), tuple(numbers))
 

@@ -68,6 +68,19 @@ def test_validation_classes_are_matched_by_name(tiny_run, shapes_root, tmp_path)
         np.testing.assert_array_equal(ours.labels, theirs.labels)
 
 
+def test_a_model_with_a_class_for_each_id_reads_data_by_id(tiny_run):
+    tiny_run.data.classes = ("square", "ring")
+    plain = build.datasets(tiny_run)[2]
+    assert plain.category_ids == (2, 5)
+    tiny_run.model.num_classes = 5
+    run, train, val = build.datasets(tiny_run)
+    assert run.model.num_classes == 5
+    assert train.category_ids == val.category_ids == (None, 2, None, None, 5)
+    for ours, theirs in zip(val.records, plain.records, strict=True):
+        ids = np.asarray([0, 2, 5])[theirs.labels]
+        np.testing.assert_array_equal(ours.labels, ids)
+
+
 def test_a_detector_needs_to_know_its_classes(tiny_run):
     with pytest.raises(ValueError, match="num_classes is 0.*load the data first"):
         build.detector(tiny_run.model)
@@ -76,6 +89,9 @@ def test_a_detector_needs_to_know_its_classes(tiny_run):
 def test_labels_of_weights_that_name_none():
     coco = build.guessed_labels(config.FasterRCNN(num_classes=80))
     assert coco == (coco_classes.NAMES, coco_classes.IDS)
+    names, ids = build.guessed_labels(config.FasterRCNN(num_classes=90))
+    assert names[12] == "stop sign" and ids[12] == 13
+    assert names[11] == "unused 12" and ids[11] is None and len(names) == 90
     three = build.guessed_labels(config.FasterRCNN(num_classes=3))
     assert three == (("class 1", "class 2", "class 3"), (1, 2, 3))
 

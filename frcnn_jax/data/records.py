@@ -2,7 +2,8 @@
 
 Conventions: boxes are xyxy in ORIGINAL image pixels, continuous (width = x2 - x1).
 Labels are 1..C; label l stands for `category_ids[l - 1]`, and this is the only table
-between the two. Records hold paths, not pixels; nothing here opens an image.
+between the two; None there is a label that no category has. Records hold paths, not
+pixels; nothing here opens an image.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class Dataset:
     name: str
     records: tuple[Record, ...]
     class_names: tuple[str, ...]
-    category_ids: tuple[int | str, ...]  # of label 1, label 2, ...
+    category_ids: tuple[int | str | None, ...]  # of label 1, label 2, ...
     annotations: dict[str, Any]  # cleaned COCO dictionary of these images, for scoring
     skipped: dict[str, int]  # what was dropped or repaired, and how often
 
@@ -95,6 +96,33 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
         records=tuple(r._replace(labels=new_label[r.labels]) for r in dataset.records),
         class_names=tuple(class_names),
         category_ids=tuple(dataset.category_ids[own.index(n)] for n in class_names),
+    )
+
+
+def ids_as_labels(
+    class_names: Sequence[str], category_ids: Sequence[int]
+) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
+    """Names and ids of labels that are the category ids, as torchvision counts them.
+
+    Labels between that no category has are called so and have the id None.
+    """
+    names = dict(zip(category_ids, class_names, strict=True))
+    labels = range(1, max(category_ids) + 1)
+    return (
+        tuple(names.get(label, f"unused {label}") for label in labels),
+        tuple(label if label in names else None for label in labels),
+    )
+
+
+def relabel_by_id(dataset: Dataset) -> Dataset:
+    """Relabel a data set so that a label is its category id."""
+    names, ids = ids_as_labels(dataset.class_names, dataset.category_ids)
+    new_label = np.asarray([0, *dataset.category_ids], np.int32)
+    return dataclasses.replace(
+        dataset,
+        records=tuple(r._replace(labels=new_label[r.labels]) for r in dataset.records),
+        class_names=names,
+        category_ids=ids,
     )
 
 

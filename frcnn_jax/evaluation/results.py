@@ -14,7 +14,7 @@ def to_results(
     detections: Any,
     image_rows: np.ndarray,
     source_ids: Sequence[int],
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | None],
 ) -> list[dict]:
     """Turn padded detections of a batch into COCO result dicts, in the same order.
 
@@ -23,7 +23,8 @@ def to_results(
         pixels, scores [B, D], labels [B, D] with 0 = empty row.
       image_rows: [B] row of each image in its data set; -1 = filler image, left out.
       source_ids: the COCO image id of each row of the data set.
-      category_ids: the COCO category id of label 1, of label 2, ...
+      category_ids: the COCO category id of label 1, of label 2, ...; detections of
+        labels without one (None) are left out, as pycocotools does.
 
     Raises ValueError for a row or label that the two tables do not hold. Values are
     not judged here: `evaluate` refuses non-finite ones with the image's and class's
@@ -35,11 +36,14 @@ def to_results(
     _check_range("labels", labels, low=0, high=len(category_ids))
     results = []
     for i, d in zip(*np.nonzero((labels > 0) & (rows >= 0)[:, None]), strict=True):
+        category = category_ids[labels[i, d] - 1]
+        if category is None:
+            continue
         x1, y1, x2, y2 = boxes[i, d].tolist()
         results.append(
             {
                 "image_id": source_ids[rows[i]],
-                "category_id": category_ids[labels[i, d] - 1],
+                "category_id": category,
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "score": float(scores[i, d]),
             }

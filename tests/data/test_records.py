@@ -3,7 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frcnn_jax.data.records import Dataset, Record, align_classes, summary
+from frcnn_jax.data.records import (
+    Dataset,
+    Record,
+    align_classes,
+    relabel_by_id,
+    summary,
+)
 
 
 def record(labels, source_id=1):
@@ -51,3 +57,11 @@ def test_align_classes_refuses_other_names_with_a_hint():
         align_classes(dataset([record([1])]), ("cats", "dog"))
     with pytest.raises(ValueError, match="'dog' is not expected"):
         align_classes(dataset([record([1])]), ("cat",))
+
+
+def test_labels_that_are_category_ids():
+    other = relabel_by_id(dataset([record([1, 2, 2]), record([])], ids=(5, 2)))
+    assert other.class_names == ("unused 1", "dog", "unused 3", "unused 4", "cat")
+    assert other.category_ids == (None, 2, None, None, 5)
+    np.testing.assert_array_equal(other.records[0].labels, [5, 2, 2])
+    assert other.records[0].labels.dtype == np.int32

@@ -30,6 +30,11 @@ def test_to_results_maps_ids_and_drops_padding():
     assert json.loads(json.dumps(results)) == results  # plain numbers
 
 
+def test_to_results_leaves_out_labels_without_a_category():
+    results = to_results(detections([[2, 1, 3]]), np.array([0]), (5,), (None, 2, None))
+    assert [row["category_id"] for row in results] == [2]
+
+
 def test_to_results_of_nothing():
     empty = detections(np.zeros((2, 0)), np.zeros((2, 0, 4)))
     assert to_results(empty, np.array([0, 1]), (5, 6), (1,)) == []
