@@ -119,7 +119,8 @@ def torchvision_fpn() -> config.Run:
     a label is an id. The rate is that of torchvision's training script.
     """
     run = fpn(50)
-    run.data.resize, run.data.min_box_side = "cv2_f32", 0.0
+    run.data.size_rule, run.data.resize = "floor", "cv2_f32"
+    run.data.min_box_side = 0.0
     _torchvision_rules(run.model)
     freeze_norms(run)
     schedule(run, 26.0, (16.0, 22.0))

@@ -15,6 +15,7 @@ from frcnn_jax.config.schema import (
 
 CHOICES = {
     "data.short_side_mode": ("choice", "range"),
+    "data.size_rule": ("round", "floor"),
     "data.resize": ("cv2_u8", "cv2_f32"),
     "data.on_bad_image": ("error", "skip"),
     "model.channel_order": ("rgb", "bgr"),

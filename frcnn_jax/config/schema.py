@@ -21,6 +21,7 @@ class Data:
     short_side_mode: str = "choice"  # "choice" of the list, or "range" of its extremes
     max_side: int = 1333
     eval_short_side: int = 800
+    size_rule: str = "round"  # of resized sides; "floor" = torchvision
     resize: str = "cv2_u8"  # OpenCV bilinear on uint8 = mmdetection
     flip: float = 0.5  # probability of a horizontal flip
     buckets: tuple[tuple[int, int], ...] = ()  # (H, W); () = one per orientation, tight

@@ -75,6 +75,7 @@ def assign(
 
 
 def _resized(sizes_hw, short_side: int, max_side: int) -> np.ndarray:
+    """Sizes by the rule "round", which are never below those of the others."""
     resized = [resized_hw(h, w, short_side, max_side) for h, w in sizes_hw]
     return np.array(resized, np.int64).reshape(-1, 2)
 

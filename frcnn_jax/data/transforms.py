@@ -120,15 +120,22 @@ def _start(encoded: bytes) -> str:
     return repr(text.split(" ")[0] or encoded[:8])
 
 
-def resized_hw(h: int, w: int, short_side: int, max_side: int) -> tuple[int, int]:
+# Added to a side before its fraction is cut off, by `data.size_rule`.
+_ROUNDING = {"round": 0.5, "floor": 0.0}
+
+
+def resized_hw(
+    h: int, w: int, short_side: int, max_side: int, rule: str = "round"
+) -> tuple[int, int]:
     """Give the size at which the short side is `short_side` or the long `max_side`.
 
-    mmdetection's rule (mmcv 2.1.0 `rescale_size`), exactly:
-    k = min(max_side / long, short_side / short), then int(side * k + 0.5); but never
-    below one pixel, where the peer fails.
+    k = min(max_side / long, short_side / short), then int(side * k + 0.5) by the rule
+    "round" (mmcv 2.1.0 `rescale_size`) and int(side * k) by "floor" (torchvision 0.29,
+    where 334 pixels make 799), both exact; but never below one pixel.
     """
     k = min(max_side / max(h, w), short_side / min(h, w))
-    return max(1, int(h * k + 0.5)), max(1, int(w * k + 0.5))
+    half = _ROUNDING[rule]
+    return max(1, int(h * k + half)), max(1, int(w * k + half))
 
 
 def resize(image: np.ndarray, hw: tuple[int, int], kind: str) -> np.ndarray:
@@ -196,7 +203,7 @@ def make_sample(
 ) -> Sample:
     """Resize a decoded image and its record's boxes, then mirror both if `flip`."""
     h, w = image.shape[:2]
-    hw = resized_hw(h, w, short_side, data.max_side)
+    hw = resized_hw(h, w, short_side, data.max_side, data.size_rule)
     scale_xy = np.array([hw[1] / w, hw[0] / h], np.float32)
     image = resize(image, hw, data.resize)
     boxes = scale_boxes(record.boxes, scale_xy, hw)

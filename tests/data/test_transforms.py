@@ -191,6 +191,30 @@ def test_sizes_by_hand(hw, expected):
     assert transforms.resized_hw(*hw, 800, 1333) == expected
 
 
+# Recorded in torchvision 0.29.1.
+TORCHVISION_SIZES = {
+    (480, 640): (800, 1066),
+    (427, 640): (800, 1199),
+    (640, 427): (1199, 800),
+    (375, 500): (800, 1066),
+    (333, 500): (800, 1201),
+    (1000, 300): (1333, 399),
+    (612, 612): (800, 800),
+    (800, 1333): (800, 1333),
+    (799, 1201): (800, 1202),
+    (334, 500): (799, 1197),
+    (500, 335): (1194, 799),
+    (386, 640): (799, 1326),
+    (161, 200): (799, 993),
+    (2000, 1147): (1333, 764),
+}
+
+
+@pytest.mark.parametrize(("hw", "expected"), TORCHVISION_SIZES.items())
+def test_torchvisions_sizes_are_cut_off(hw, expected):
+    assert transforms.resized_hw(*hw, 800, 1333, "floor") == expected
+
+
 def test_resizing_a_resized_picture_changes_nothing():
     rng = np.random.default_rng(0)
     for h, w in rng.integers(1, 3000, (500, 2)):
