@@ -44,6 +44,15 @@ PARITY = {
     "r50_fpn_iou_1x": ("small_image[r50_fpn]", "[fpn-iou]"),
     "r50_fpn_giou_1x": ("small_image[r50_fpn]", "[fpn-giou]"),
     "r50_fpn_bounded_iou_1x": ("small_image[r50_fpn]", "[fpn-biou]"),
+    "torchvision_r50_fpn": (
+        "torchvision_maps",
+        "torchvision_box_head_on_recorded_proposals",
+        "torchvision_detections_equal_the_peers",
+        "torchvision_training",
+    ),
+    "torchvision_r50_fpn_v2": ("torchvision_v2_pyramid_rpn_and_box_head",),
+    "torchvision_mobilenet_fpn": ("torchvision_mobilenet",),
+    "torchvision_mobilenet_320_fpn": ("torchvision_mobilenet",),
 }
 KINDS = ("maps", "boxes_px", "losses", "gradient_norms")
 
