@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import imagenet, mmdet
+from frcnn_jax.convert import imagenet, jwyang, mmdet
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
     NOTE,
@@ -100,7 +100,7 @@ def save(
 
 
 def recognise(names: Iterable[str]) -> str:
-    """Says whose names these are: "ours", "mmdet" or "imagenet".
+    """Says whose names these are: "ours", "mmdet", "jwyang" or "imagenet".
 
     Names that start with `__` have no say. Raises ConversionError, showing some of the
     names, for any others.
@@ -110,13 +110,16 @@ def recognise(names: Iterable[str]) -> str:
         return "ours"
     if "backbone.conv1.weight" in known and "rpn_head.rpn_conv.weight" in known:
         return "mmdet"
+    if "RCNN_base.0.weight" in known and "RCNN_rpn.RPN_Conv.weight" in known:
+        return "jwyang"
     if "conv1.weight" in known and any(name.startswith("layer1.") for name in known):
         return "imagenet"
     shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
     raise ConversionError(
         f"unknown weight names ({len(known)}: {shown or 'none'}); known are ours "
         f"(params/backbone/...), mmdetection Faster R-CNN (backbone.conv1.weight with "
-        f"rpn_head.rpn_conv.weight) and torchvision ResNet (conv1.weight with "
+        f"rpn_head.rpn_conv.weight), jwyang (RCNN_base.0.weight with "
+        f"RCNN_rpn.RPN_Conv.weight) and torchvision ResNet (conv1.weight with "
         f"layer1...). A prefix before these names has to be removed first."
     )
 
@@ -138,6 +141,8 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             converted = Conversion(weights, notes)
         elif kind == "mmdet":
             converted = mmdet.conversion(arrays)
+        elif kind == "jwyang":
+            converted = jwyang.conversion(arrays)
         else:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:
