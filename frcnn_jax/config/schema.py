@@ -37,7 +37,8 @@ class ResNet:
     """A ResNet or ResNeXt trunk."""
 
     depth: int = 50  # 18, 34, 50, 101, 152
-    width: int = 64  # channels of the stem
+    width: int = 64  # channels of the 3x3 in stage c2, doubled at each stage
+    stem_width: int = 0  # channels of the stem; 0 = width
     groups: int = 1  # of the 3x3 convolutions; above 1 = ResNeXt (depth 50 and more)
     group_width: int = 64  # channels per group in stage c2: 4 in "32x4d"
     stride_in_1x1: bool = False  # True = caffe style, False = pytorch style

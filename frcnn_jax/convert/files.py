@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import imagenet, jwyang, mmdet
+from frcnn_jax.convert import detectron2, imagenet, jwyang, mmdet
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
     NOTE,
@@ -100,7 +100,7 @@ def save(
 
 
 def recognise(names: Iterable[str]) -> str:
-    """Says whose names these are: "ours", "mmdet", "jwyang" or "imagenet".
+    """Says whose names: "ours", "mmdet", "detectron2", "jwyang" or "imagenet".
 
     Names that start with `__` have no say. Raises ConversionError, showing some of the
     names, for any others.
@@ -110,6 +110,8 @@ def recognise(names: Iterable[str]) -> str:
         return "ours"
     if "backbone.conv1.weight" in known and "rpn_head.rpn_conv.weight" in known:
         return "mmdet"
+    if "proposal_generator.rpn_head.conv.weight" in known:
+        return "detectron2"
     if "RCNN_base.0.weight" in known and "RCNN_rpn.RPN_Conv.weight" in known:
         return "jwyang"
     if "conv1.weight" in known and any(name.startswith("layer1.") for name in known):
@@ -118,7 +120,8 @@ def recognise(names: Iterable[str]) -> str:
     raise ConversionError(
         f"unknown weight names ({len(known)}: {shown or 'none'}); known are ours "
         f"(params/backbone/...), mmdetection Faster R-CNN (backbone.conv1.weight with "
-        f"rpn_head.rpn_conv.weight), jwyang (RCNN_base.0.weight with "
+        f"rpn_head.rpn_conv.weight), detectron2 Faster R-CNN "
+        f"(proposal_generator.rpn_head.conv.weight), jwyang (RCNN_base.0.weight with "
         f"RCNN_rpn.RPN_Conv.weight) and torchvision ResNet (conv1.weight with "
         f"layer1...). A prefix before these names has to be removed first."
     )
@@ -141,6 +144,8 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             converted = Conversion(weights, notes)
         elif kind == "mmdet":
             converted = mmdet.conversion(arrays)
+        elif kind == "detectron2":
+            converted = detectron2.conversion(arrays)
         elif kind == "jwyang":
             converted = jwyang.conversion(arrays)
         else:

@@ -31,7 +31,7 @@ from frcnn_jax.convert.rules import (
 POOL_SIZE = 7  # cells per side of a crop, in every model of the project
 VGG_POSITIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 # The published files are older than torch's step counters: none are written.
-_NO_COUNTER = Layout(STEP_COUNTER.name, None, None)
+COUNTER = Layout(STEP_COUNTER.name, None, None)
 
 
 def rules(vgg: bool) -> list[Rule]:
@@ -62,7 +62,7 @@ def _resnet_rules() -> list[Rule]:
         table += stage_rules(f"RCNN_base.{stage + 3}", f"backbone/layer{stage}")
     table += stage_rules("RCNN_top.0", "box_head/layer4")
     return [
-        rule._replace(layout=_NO_COUNTER) if rule.layout is STEP_COUNTER else rule
+        rule._replace(layout=COUNTER) if rule.layout is STEP_COUNTER else rule
         for rule in table
     ]
 

@@ -96,3 +96,33 @@ def dense_after_pool(pool_size: int) -> Layout:
         return _permuted(crops, (3, 2, 0, 1)).reshape(out, -1)
 
     return Layout(f"dense after a {pool_size} x {pool_size} crop", to_ours, to_theirs)
+
+
+def size_major_anchors(values: int, ndim: int, ratios: int = 3) -> Layout:
+    """Makes the layout of RPN outputs whose anchors run over sizes first.
+
+    The last axis of ours holds `values` numbers per anchor, anchors with the ratio as
+    the slow and the size as the fast index; detectron2 has it the other way round.
+    `ndim` is 4 for kernels and 1 for biases. The layout raises ValueError for a width
+    that is no multiple of `ratios` * `values`.
+    """
+
+    def reorder(array: np.ndarray, slow: int) -> np.ndarray:
+        """Exchanges the two anchor indices, of which `slow` values are slow now."""
+        if array.shape[-1] % (ratios * values):
+            shape = array.shape
+            raise ValueError(f"expected {ratios} ratios x {values}, found {shape}")
+        fast = array.shape[-1] // (slow * values)
+        split = array.reshape(*array.shape[:-1], slow, fast, values)
+        return np.ascontiguousarray(split.swapaxes(-3, -2)).reshape(array.shape)
+
+    plain = CONV if ndim == 4 else VECTOR
+
+    def to_ours(array: np.ndarray) -> np.ndarray:
+        array = plain.to_ours(array)
+        return reorder(array, array.shape[-1] // (ratios * values))
+
+    def to_theirs(array: np.ndarray) -> np.ndarray:
+        return plain.to_theirs(reorder(array, ratios))
+
+    return Layout(f"{plain.name}, anchors by size <-> by ratio", to_ours, to_theirs)

@@ -12,7 +12,6 @@ convolution (a config field here). The state dict alone: optimizer and meta are 
 the caller.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,13 +24,13 @@ from frcnn_jax.convert.layouts import (
 )
 from frcnn_jax.convert.rules import (
     Conversion,
-    ConversionError,
     Flat,
     Rule,
     conv,
     convert,
     dense,
     invert,
+    pool_side,
 )
 
 _FIRST_FC = "roi_head.bbox_head.shared_fcs.0"
@@ -84,8 +83,7 @@ def conversion(
     """
     first_fc = f"{_FIRST_FC}.weight"
     if pool_size is None and first_fc in state:
-        channels = _width(state, "rpn_head.rpn_conv.weight", 1)
-        pool_size = _pool_size(_width(state, first_fc, 1), channels)
+        pool_size = pool_side(state, first_fc, 1, "rpn_head.rpn_conv.weight", 1)
     return convert(state, rules(pool_size))
 
 
@@ -106,28 +104,5 @@ def to_state_dict(
     """
     first_fc = f"params/{_OUR_FIRST_FC}/kernel"
     if pool_size is None and first_fc in variables:
-        channels = _width(variables, "params/rpn/conv/kernel", 2)
-        pool_size = _pool_size(_width(variables, first_fc, 0), channels)
+        pool_size = pool_side(variables, first_fc, 0, "params/rpn/conv/kernel", 2)
     return invert(variables, rules(pool_size))
-
-
-def _width(arrays: Mapping[str, np.ndarray], name: str, axis: int) -> int:
-    """Returns one side of a named array, from which the pool size is read."""
-    if name not in arrays or arrays[name].ndim <= axis:
-        found = arrays[name].shape if name in arrays else "nothing"
-        raise ConversionError(
-            f"cannot read the RoI pool size from {name} (found {found}): "
-            f"pass pool_size, 7 in the published models"
-        )
-    return arrays[name].shape[axis]
-
-
-def _pool_size(inputs: int, channels: int) -> int:
-    """Returns p with inputs = channels * p * p."""
-    side = math.isqrt(inputs // channels) if channels else 0
-    if side * side * channels != inputs:
-        raise ConversionError(
-            f"{inputs} inputs of the first fc are no square crop of {channels} "
-            f"channels: pass pool_size, 7 in the published models"
-        )
-    return side

@@ -14,6 +14,7 @@ or a layer with half of its arrays is an error that lists all of them. The value
 moved, never computed with: no casts here (`merge` casts).
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -99,12 +100,20 @@ def batch_norm(theirs: str, ours: str) -> list[Rule]:
     `num_batches_tracked` counts training steps; nothing here reads it, so it is dropped
     on the way in (files may lack it) and written as int64 0 on the way back.
     """
+    counter = f"{theirs}.num_batches_tracked"
+    return [
+        *frozen_norm(theirs, ours),
+        Rule(counter, f"batch_stats/{ours}/mean", STEP_COUNTER),
+    ]
+
+
+def frozen_norm(theirs: str, ours: str) -> list[Rule]:
+    """Returns the rules of one batch norm that counts no steps."""
     return [
         Rule(f"{theirs}.weight", f"params/{ours}/scale", VECTOR),
         Rule(f"{theirs}.bias", f"params/{ours}/bias", VECTOR),
         Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean", VECTOR),
         Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var", VECTOR),
-        Rule(f"{theirs}.num_batches_tracked", f"batch_stats/{ours}/mean", STEP_COUNTER),
     ]
 
 
@@ -246,3 +255,36 @@ def _missing(
             if source not in names:
                 missing[source] = f"{target} (from {source})"
     return list(missing.values())
+
+
+def pool_side(
+    arrays: Mapping[str, np.ndarray],
+    first_fc: str,
+    fc_axis: int,
+    rpn_conv: str,
+    conv_axis: int,
+) -> int:
+    """Reads the side of the RoI crop, in cells, off the widths of two layers.
+
+    The first fc sees side * side * channels inputs, the RPN's convolution as many
+    channels. Raises ConversionError where these do not tell.
+    """
+    inputs = _width(arrays, first_fc, fc_axis)
+    channels = _width(arrays, rpn_conv, conv_axis)
+    side = math.isqrt(inputs // channels) if channels else 0
+    if side * side * channels != inputs:
+        raise ConversionError(
+            f"{inputs} inputs of the first fc are no square crop of {channels} "
+            f"channels: pass pool_size, 7 in the published models"
+        )
+    return side
+
+
+def _width(arrays: Mapping[str, np.ndarray], name: str, axis: int) -> int:
+    if name not in arrays or arrays[name].ndim <= axis:
+        found = arrays[name].shape if name in arrays else "nothing"
+        raise ConversionError(
+            f"cannot read the RoI pool size from {name} (found {found}): "
+            f"pass pool_size, 7 in the published models"
+        )
+    return arrays[name].shape[axis]

@@ -114,6 +114,7 @@ def _trunk(backbone, dtype, axis_name) -> nn.Module:
             return resnet.ResNet(
                 backbone.depth,
                 backbone.width,
+                backbone.stem_width,
                 backbone.groups,
                 backbone.group_width,
                 backbone.stride_in_1x1,

@@ -126,6 +126,7 @@ class ResNet(nn.Module):
 
     depth: int = 50
     width: int = 64
+    stem_width: int = 0  # 0 = width
     groups: int = 1
     group_width: int = 64
     stride_in_1x1: bool = False
@@ -150,9 +151,9 @@ class ResNet(nn.Module):
         norm = partial(
             Norm, self.norm, self.norm_eps, self.dtype, axis_name=self.axis_name
         )
-        x = Stem(self.width, self.stem_pool, conv, norm, name="stem")(
-            images, at(1), at(2), train
-        )
+        x = Stem(
+            self.stem_width or self.width, self.stem_pool, conv, norm, name="stem"
+        )(images, at(1), at(2), train)
         outputs = {}
         deepest = max(int(stage[1]) for stage in self.stages) - 1
         before = 4

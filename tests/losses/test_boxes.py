@@ -138,3 +138,30 @@ def test_what_each_loss_compares():
         "ciou": "boxes",
         "bounded_iou": "boxes",
     }
+
+
+def test_distance_iou_on_paper():
+    """10 x 10 boxes shifted by 10: IoU 0, centres 10 apart, hull of 20 x 10."""
+    value, _ = value_and_grad("diou", [[10, 0, 20, 10]], [[0, 0, 10, 10]])
+    np.testing.assert_allclose(value, [1 + 100 / 500], rtol=1e-6)
+    value, _ = value_and_grad("ciou", [[10, 0, 20, 10]], [[0, 0, 10, 10]])
+    np.testing.assert_allclose(value, [1 + 100 / 500], rtol=1e-6)
+
+
+def test_complete_iou_punishes_the_aspect_ratio():
+    """12 x 10 in place of 10 x 10, same centre: IoU 5/6, and v = (4 / pi^2) d^2."""
+    pred, target = [[-1, 0, 11, 10]], [[0, 0, 10, 10]]
+    v = 4 / np.pi**2 * (np.arctan(1.0) - np.arctan(1.2)) ** 2
+    value, _ = value_and_grad("ciou", pred, target)
+    expected = 1 - 5 / 6 + v * v / (1 - 5 / 6 + v)
+    np.testing.assert_allclose(value, [expected], rtol=1e-5)
+    assert float(value[0]) > float(value_and_grad("diou", pred, target)[0][0])
+
+
+def test_smooth_l1_is_chosen_with_its_beta():
+    loss, compares = boxes.box_loss("smooth_l1", 0.5)
+    assert compares == "deltas"
+    zeros = jnp.zeros((1, 4))
+    value = loss(zeros, jnp.asarray([[0.25, -0.5, 1.0, 0.0]]))
+    np.testing.assert_allclose(value, [0.0625 + 0.25 + 0.75], rtol=1e-6)
+    assert boxes.box_loss("giou", 0.0) is BOX_LOSSES["giou"]

@@ -90,3 +90,22 @@ def test_a_larger_canvas_changes_nothing(rng):
     for ours, theirs in zip(run(larger), run(maps), strict=True):
         h, w = theirs.shape[1:3]
         np.testing.assert_allclose(ours[:, :h, :w], theirs, atol=1e-4)
+
+
+def test_norms_take_the_place_of_biases(rng):
+    maps = random_maps(rng)
+    shapes = jax.eval_shape(FPN(3, 5, norm="batch").init, jax.random.key(0), maps)
+    assert set(shapes["params"]["lateral2"]) == {"kernel"}
+    assert set(shapes["params"]["output5_norm"]) == {"scale", "bias"}
+    assert set(shapes["batch_stats"]) == {
+        f"{part}{level}_norm" for part in ("lateral", "output") for level in range(2, 6)
+    }
+
+
+def test_maps_of_one_size_are_added_as_they_are(rng):
+    """MobileNet's two outputs have the same stride."""
+    sizes = {"c5": (2, 3), "c6": (2, 3)}
+    maps = random_maps(rng, sizes=sizes)
+    outputs = FPN(2, 3).apply(passing(sizes, 2), maps)
+    np.testing.assert_allclose(outputs[0], maps["c5"] + maps["c6"], atol=1e-6)
+    assert outputs[2].shape[1:3] == (1, 2)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from frcnn_jax.models.resnet import STRIDES, ResNet
+from frcnn_jax.models.layers import Conv, max_pool
+from frcnn_jax.models.norm import Norm
+from frcnn_jax.models.resnet import STRIDES, Bottleneck, ResNet, Stage
 from frcnn_jax.ops import canvas
 
 # Learnable numbers of torchvision's models without their classifier.
@@ -121,3 +123,68 @@ def test_a_larger_canvas_changes_nothing(trunk):
         updates,
         larger_updates,
     )
+
+
+# ---- ResNeXt, DC5, Caffe's stem
+
+
+@pytest.mark.parametrize(
+    ("groups", "group_width", "widths", "count"),
+    [
+        (32, 4, (128, 256, 512, 1024), 42_128_704),
+        (32, 8, (256, 512, 1024, 2048), 86_742_336),
+        (64, 4, (256, 512, 1024, 2048), 81_406_272),
+    ],
+)
+def test_resnext_has_the_published_widths_and_size(groups, group_width, widths, count):
+    """Counts are torchvision's and mmdetection's ResNeXt-101 without classifier."""
+    _, variables = shapes(ResNet(101, groups=groups, group_width=group_width))
+    params = flat(variables["params"])
+    for layer, width in enumerate(widths, start=1):
+        kernel = params[f"layer{layer}/block0/conv2/kernel"]
+        assert kernel.shape == (3, 3, width // groups, width)
+    assert sum(leaf.size for leaf in params.values()) == count
+
+
+def test_a_dilated_stage_keeps_its_stride_and_its_parameters():
+    maps, variables = shapes(ResNet(50, width=4, dilate_c5=True))
+    plain_maps, plain = shapes(ResNet(50, width=4))
+    assert maps["c5"].shape[1:3] == maps["c4"].shape[1:3]
+    assert plain_maps["c5"].shape[1] * 2 == plain_maps["c4"].shape[1]
+    same = jax.tree.map(lambda a, b: a.shape == b.shape, variables, plain)
+    assert all(jax.tree.leaves(same))
+
+
+def test_every_block_of_a_dilated_stage_sees_two_cells_far(rng):
+    """Also the first; three blocks spread one cell over 13."""
+    trunk = ResNet(50, width=4, dilate_c5=True)
+    names = {k: v for k, v in shapes(trunk)[1].items()}
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(np.abs(rng.standard_normal(leaf.shape)), jnp.float32),
+        {k: v["layer4"] for k, v in names.items()},
+    )
+    block = functools.partial(
+        Bottleneck,
+        32,
+        stride_in_1x1=False,
+        groups=1,
+        group_width=64,
+        dilation=2,
+        conv=functools.partial(Conv),
+        norm=functools.partial(Norm),
+    )
+    maps = jnp.zeros((1, 21, 21, 64)).at[0, 10, 10].set(1.0)
+    stage = Stage(3, 1, block)
+    change = stage.apply(variables, maps, (None, None), False)
+    change -= stage.apply(variables, maps * 0, (None, None), False)
+    rows = np.flatnonzero(np.abs(np.asarray(change[0])).max((1, 2)))
+    assert rows.tolist() == list(range(4, 17, 2))
+
+
+def test_caffes_stem_pools_without_padding():
+    """Its windows start at the first cell: a step at column 8 shows one cell later."""
+    step = jnp.zeros((1, 8, 16, 1)).at[:, :, 8:].set(1.0)
+    padded = np.asarray(max_pool(step))[0, 0, :, 0]
+    caffe = np.asarray(max_pool(step, padding=(0, 1)))[0, 0, :, 0]
+    assert padded.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert caffe.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]

@@ -74,3 +74,29 @@ def test_outputs_are_float32_when_computing_in_bfloat16(rng):
     head, variables, features, masks = head_and_variables(rng, jnp.bfloat16)
     for output in jax.tree.leaves(head.apply(variables, features, masks)):
         assert output.dtype == jnp.float32
+
+
+def test_two_logits_count_by_their_difference(rng):
+    """Caffe's channels: all backgrounds, then all objects; softmax is the sigmoid."""
+    head = RPNHead(5, 3, two_way=True)
+    maps = [jnp.asarray(rng.standard_normal((2, 4, 6, 7)), jnp.float32)]
+    variables = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32),
+        jax.eval_shape(head.init, jax.random.key(0), maps, [None]),
+    )
+    (logits,), _ = head.apply(variables, maps, [None])
+    params = variables["params"]
+    assert params["objectness"]["kernel"].shape == (1, 1, 5, 6)
+    swapped = jax.tree.map(lambda x: jnp.roll(x, 3, -1), params["objectness"])
+    (other,), _ = head.apply(
+        {"params": {**params, "objectness": swapped}}, maps, [None]
+    )
+    np.testing.assert_allclose(other, -logits, atol=1e-5)
+
+
+def test_more_convolutions_have_names_of_their_own():
+    maps = [jnp.zeros((1, 4, 6, 7))]
+    head = RPNHead(5, 3, convs=2)
+    shapes = jax.eval_shape(head.init, jax.random.key(0), maps, [None])["params"]
+    assert shapes["conv"]["kernel"].shape == (3, 3, 7, 5)
+    assert shapes["conv2"]["kernel"].shape == (3, 3, 5, 5)

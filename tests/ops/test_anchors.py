@@ -85,3 +85,25 @@ def test_an_empty_map_has_no_anchors():
     (grid,) = anchors.pyramid_anchors(C4, [(0, 5)])
     assert grid.shape == (0, 4)
     assert anchors.cell_index([(0, 5)], 15)[0].shape == (0, 2)
+
+
+def test_rounded_anchors_by_hand():
+    """Half sides of 32: 22.6 and 11.3 become 23 and 11; halves go to even."""
+    found = anchors.base_anchors((32.0, 5.0), (0.5, 1.0), "rounded")
+    assert found.tolist() == [
+        [-23, -11, 23, 11],
+        [-4, -2, 4, 2],  # 3.54 and 1.77
+        [-16, -16, 16, 16],
+        [-2, -2, 2, 2],  # 2.5
+    ]
+
+
+def test_caffe_anchors_by_hand():
+    """Scale 4 of py-faster-rcnn's table, whose last pixels are one less than here."""
+    found = anchors.base_anchors((64.0,), (0.5, 1.0, 2.0), "caffe")
+    last_pixels = found - [0, 0, 1, 1]
+    assert last_pixels.tolist() == [
+        [-38, -16, 53, 31],
+        [-24, -24, 39, 39],
+        [-14, -36, 29, 51],
+    ]

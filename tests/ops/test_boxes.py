@@ -207,3 +207,49 @@ def test_clamp_passes_the_gradient_inside_and_on_the_bounds():
     grad = jax.grad(lambda x: boxes.clamp(x, -1.0, 1.0).sum())(x)
     assert grad.tolist() == [0, 1, 1, 1, 0]
     assert boxes.clamp(x, -1.0, 1.0).tolist() == [-1, -1, 0, 1, 1]
+
+
+def test_sizes_are_limited_as_the_convention_says():
+    """torchvision limits growth only, Caffe nothing."""
+    anchor = jnp.asarray([0.0, 0, 10, 10])
+    for convention, small, large in (
+        ("mmdet", 0.16, 625.0),
+        ("torchvision", 10 * np.exp(-5), 625.0),
+        ("caffe", 10 * np.exp(-5) + 1, 10 * np.exp(5) + 1),
+    ):
+        coder = boxes.BoxCoder(convention=convention)
+        for log_size, side in ((-5.0, small), (5.0, large)):
+            found = decode(jnp.asarray([0.0, 0, log_size, log_size]), anchor, coder)
+            np.testing.assert_allclose(found[2:] - found[:2], side, rtol=1e-4)
+
+
+def test_caffe_boxes_are_inclusive_ones_plus_a_pixel():
+    """Pixels 2..11 of a row are 2..12 here: encoding and overlap agree with Caffe."""
+    anchor, box = jnp.asarray([2.0, 4, 12, 24]), jnp.asarray([4.0, 4, 24, 44])
+    deltas = encode(box, anchor, boxes.BoxCoder(convention="caffe"))
+    # Caffe: widths 10 and 20, centres 2 + 5 and 4 + 10.
+    np.testing.assert_allclose(deltas, [0.7, 0.5, np.log(2), np.log(2)], rtol=1e-6)
+    back = decode(deltas, anchor, boxes.BoxCoder(convention="caffe"))
+    np.testing.assert_allclose(back, box + np.asarray([0, 0, 1, 1]), rtol=1e-5)
+
+
+def test_clip_leaves_a_caffe_box_one_pixel():
+    """Pixels 0..319 and 0..255 of a 256 x 320 image, at least one of them."""
+    wild = jnp.asarray([[-5.0, -5, -4, 400], [500, 4, 600, 256]])
+    found = boxes.clip(wild, HW, "caffe")
+    assert found.tolist() == [[0, 0, 1, 256], [319, 4, 320, 256]]
+
+
+def test_rescaling_multiplies_pixels_under_caffe():
+    box, half = jnp.asarray([10.0, 20, 31, 41]), jnp.asarray([0.5, 0.1])
+    found = boxes.rescale(box, half, "mmdet")
+    np.testing.assert_allclose(found, [5, 2, 15.5, 4.1], rtol=1e-6)
+    found = boxes.rescale(box, half, "caffe")
+    np.testing.assert_allclose(found, [5, 2, 16, 5], rtol=1e-6)
+
+
+def test_sides_that_are_long_enough():
+    rows = jnp.asarray([[0.0, 0, 5, 0], [0, 0, 5, 0.5], [0, 0, 5, 5]])
+    assert boxes.at_least(rows, 0.0).tolist() == [False, True, True]
+    assert boxes.at_least(rows, 0.5).tolist() == [False, True, True]
+    assert boxes.at_least(rows, 0.6).tolist() == [False, False, True]

@@ -46,3 +46,29 @@ def test_inside_marks_the_first_rows_and_columns():
 
 def test_an_image_without_cells_has_an_empty_mask():
     assert not np.asarray(canvas.inside((2, 2), jnp.zeros((1, 2)))).any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # Padded 64 x 96; stride 2 has 26 x 35 cells, Caffe's pool keeps 13 x 17.
+        ("padded32", {1: (64, 96), 4: (16, 24), 16: (4, 6)}),
+        ("ceil", {1: (51, 70), 4: (13, 18), 16: (4, 5)}),
+        ("floor", {1: (51, 70), 2: (25, 35), 16: (3, 4)}),
+        ("caffe", {1: (51, 70), 2: (26, 35), 4: (13, 17), 8: (7, 9), 16: (4, 5)}),
+    ],
+)
+def test_rules_for_a_51_by_70_image(rule, expected):
+    hw = jnp.asarray([51.0, 70.0])
+    for stride, cells in expected.items():
+        assert tuple(np.asarray(canvas.cells(hw, stride, rule))) == cells
+
+
+def test_every_cell_of_a_canvas_counts_under_its_rule():
+    cells = canvas.cells(jnp.asarray([[5.0, 7.0]]), 8, "canvas")
+    assert np.asarray(canvas.inside((9, 9), cells)).all()
+
+
+def test_an_unknown_rule_is_an_error():
+    with pytest.raises(ValueError, match="'round'"):
+        canvas.cells(jnp.asarray([5.0, 7.0]), 8, "round")

@@ -168,3 +168,17 @@ def test_order_does_not_matter(rescue, rng):
     contested = np.bincount(iou.argmax(0), minlength=30)[boxes] > 1
     keep = ~contested if rescue else np.ones(30, bool)
     np.testing.assert_array_equal(back[keep], plain[boxes][keep])
+
+
+def test_without_rematch_a_rescued_box_keeps_its_own_best():
+    """Row 1 is the best for ground truth 1, but overlaps ground truth 0 more."""
+    iou = jnp.asarray([[0.8, 0.1], [0.6, 0.5]])
+    valid = jnp.ones(2, bool)
+    found = {
+        rematch: matching.match(iou, valid, valid, rematch=rematch, **RPN)
+        for rematch in (True, False)
+    }
+    for match_ in found.values():
+        assert match_.label.tolist() == [1, 1]
+    assert found[True].index.tolist() == [0, 1]
+    assert found[False].index.tolist() == [0, 0]

