@@ -116,6 +116,8 @@ def recognise(names: Iterable[str]) -> str:
         return "jwyang"
     if "conv1.weight" in known and any(name.startswith("layer1.") for name in known):
         return "imagenet"
+    if "features.0.weight" in known and "classifier.0.weight" in known:
+        return "imagenet"
     shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
     raise ConversionError(
         f"unknown weight names ({len(known)}: {shown or 'none'}); known are ours "
@@ -123,17 +125,18 @@ def recognise(names: Iterable[str]) -> str:
         f"rpn_head.rpn_conv.weight), detectron2 Faster R-CNN "
         f"(proposal_generator.rpn_head.conv.weight), jwyang (RCNN_base.0.weight with "
         f"RCNN_rpn.RPN_Conv.weight) and torchvision ResNet (conv1.weight with "
-        f"layer1...). A prefix before these names has to be removed first."
+        f"layer1...) and VGG-16 (features.0.weight with classifier.0.weight). A prefix "
+        f"before these names has to be removed first."
     )
 
 
 def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
     """Reads a weight file of any known kind into our variables.
 
-    `norm_eps` is the epsilon of the model's batch norm (config.Backbone.norm_eps), for
-    classification files with batch norm folded. An "imagenet" file fills
-    backbone paths only. Raises what `load`, `recognise` and the conversions raise; the
-    message of a conversion names the file.
+    `norm_eps` is the epsilon of the model's batch norm (norm_eps of its section), for
+    classification files with batch norm folded. An "imagenet" file fills backbone
+    paths, of VGG-16 also the fully connected ones of the head. Raises what `load`,
+    `recognise` and the conversions raise; the message of a conversion names the file.
     """
     arrays, metadata = load(path)
     try:

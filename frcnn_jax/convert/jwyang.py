@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from frcnn_jax.convert.imagenet import stage_rules
-from frcnn_jax.convert.layouts import STEP_COUNTER, Layout, dense_after_pool
+from frcnn_jax.convert.imagenet import stage_rules, vgg_rules
+from frcnn_jax.convert.layouts import STEP_COUNTER, Layout
 from frcnn_jax.convert.rules import (
     Conversion,
     Flat,
@@ -28,31 +28,18 @@ from frcnn_jax.convert.rules import (
     invert,
 )
 
-POOL_SIZE = 7  # cells per side of a crop, in every model of the project
-VGG_POSITIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 # The published files are older than torch's step counters: none are written.
 COUNTER = Layout(STEP_COUNTER.name, None, None)
 
 
 def rules(vgg: bool) -> list[Rule]:
     """Returns the table of VGG-16 or of ResNet detectors, both directions."""
-    table = _vgg_rules() if vgg else _resnet_rules()
+    table = vgg_rules("RCNN_base", "RCNN_top") if vgg else _resnet_rules()
     table += conv("RCNN_rpn.RPN_Conv", "rpn/conv", bias=True)
     table += conv("RCNN_rpn.RPN_cls_score", "rpn/objectness", bias=True)
     table += conv("RCNN_rpn.RPN_bbox_pred", "rpn/deltas", bias=True)
     table += dense("RCNN_cls_score", "box_head/predictor/classes")
     return table + dense("RCNN_bbox_pred", "box_head/predictor/deltas")
-
-
-def _vgg_rules() -> list[Rule]:
-    table = []
-    for stage, positions in enumerate(VGG_POSITIONS, start=1):
-        for number, position in enumerate(positions, start=1):
-            ours = f"backbone/stage{stage}/conv{number}"
-            table += conv(f"RCNN_base.{position}", ours, bias=True)
-    after_pool = dense_after_pool(POOL_SIZE)
-    table += dense("RCNN_top.0", "box_head/fc1", kernel=after_pool)
-    return table + dense("RCNN_top.3", "box_head/fc2")
 
 
 def _resnet_rules() -> list[Rule]:
