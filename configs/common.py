@@ -114,10 +114,16 @@ def box_loss(name: str) -> config.Run:
 
 # ---- jwyang faster-rcnn.pytorch
 #
-# Short side 600 or 800, the long side free: training crops pictures to a ratio of two
-# at most, which `max_side` stands in for (longer ones shrink, here and in scoring). One
-# of its epochs lists every picture and its mirror image, which is two passes here. It
-# trains on crowd boxes and ours does not.
+# What a pass is: the peer lists every picture and its mirror image, so one of its
+# epochs is two passes here. Where training differs from the peer's:
+# - It crops pictures to a ratio of two at most and leaves the long side free in
+#   scoring; here `max_side` shrinks longer ones in both.
+# - It divides the RPN's box loss by the anchors drawn in the last image of a batch,
+#   each GPU for itself; here by those of all images.
+# - It draws background RoIs with replacement, so that a batch is always full, and fills
+#   missing proposals up with empty boxes; here missing ones are missing.
+# - It learns crowd boxes as objects and keeps more than 100 detections whose scores
+#   tie with the last; neither happens here.
 
 
 def jwyang_res101(side: int, passes: float) -> config.Run:
@@ -156,7 +162,7 @@ def _jwyang(side: int, passes: float) -> config.Run:
     run = fpn(101)
     data, model, train = run.data, run.model, run.train
     data.short_sides, data.eval_short_side, data.max_side = (side,), side, 2 * side
-    data.resize = "cv2_f32"
+    data.buckets, data.resize = _jwyang_canvases(side), "cv2_f32"
     model.channel_order, model.box_coder, model.fpn = "bgr", "caffe", None
     model.pixel_mean, model.pixel_std = (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)
     _jwyang_stages(model.rpn, model.roi)
@@ -164,6 +170,13 @@ def _jwyang(side: int, passes: float) -> config.Run:
     # A tenth at the start of its epochs 5 and 10, which are our passes 9 and 19.
     schedule(run, passes, tuple(m for m in (8.0, 18.0) if m < passes))
     return run
+
+
+def _jwyang_canvases(side: int) -> tuple[tuple[int, int], ...]:
+    """For pictures up to 4:3, as most are, and for longer ones; both orientations."""
+    short, usual, long = (-(-x // 32) * 32 for x in (side, side * 4 / 3, side * 2))
+    wide = [(short, int(usual)), (short, long)]
+    return (*wide, *((w, h) for h, w in wide))
 
 
 def _jwyang_stages(rpn: config.RPN, roi: config.RoI) -> None:

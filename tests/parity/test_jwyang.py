@@ -21,6 +21,7 @@ from frcnn_jax.types import Batch, RoISamples
 from tests.parity.compare import (
     assert_close,
     assert_map,
+    flat,
     frame,
     gradient_error,
     load_config,
@@ -58,11 +59,12 @@ def two_blocks(monkeypatch):
     monkeypatch.setitem(resnet.BLOCKS, 50, (2, 2, 2, 2))
 
 
-def batch_of(images_bgr, *, scale=1.0, gt=None) -> Batch:
-    """Images of one size on the smallest canvas, and boxes of the peer."""
+def batch_of(images_bgr, *, scale=1.0, gt=None, larger=0) -> Batch:
+    """Images of one size on the smallest canvas or a larger one; boxes of the peer."""
     h, w = images_bgr[0].shape[:2]
     count = len(images_bgr)
-    canvas = np.zeros((count, -(-h // 32) * 32, -(-w // 32) * 32, 3), np.uint8)
+    canvas_hw = (-(-side // 32) * 32 + larger for side in (h, w))
+    canvas = np.zeros((count, *canvas_hw, 3), np.uint8)
     for image, place in zip(images_bgr, canvas, strict=True):
         place[:h, :w] = image[..., ::-1]
     gt = np.zeros((count, 8, 5), np.float32) if gt is None else gt
@@ -175,9 +177,10 @@ def test_head_outputs_of_recorded_rois(case, variables, pooling, images):
     assert_close(deltas, theirs.reshape(len(theirs), -1, 4)[:, 1:], 1e-4)
 
 
-def test_predict_gives_the_peers_detections(case, variables):
-    """Same boxes, classes and scores, in original pixels."""
-    batch = recorded_batch(case, scale=case["im_info"][0, 2])
+@pytest.mark.parametrize("larger", (0, 64))
+def test_predict_gives_the_peers_detections(case, variables, larger):
+    """Same boxes, classes and scores, in original pixels, on any canvas."""
+    batch = recorded_batch(case, scale=case["im_info"][0, 2], larger=larger)
     found = jax.jit(faster_rcnn.make(narrow_model()).predict)(variables, batch)
     for image in (0, 1):
         theirs = case[f"eval/{image}/det"]
@@ -344,3 +347,31 @@ def test_vgg_head_outputs(vgg):
     assert_close(probabilities, case["cls_prob"], 1e-4)
     theirs = case["bbox_pred"].reshape(len(case["rois"]), -1, 4)[:, 1:]
     assert_close(deltas, theirs, 1e-4)
+
+
+@pytest.mark.parametrize("pooling", ("point_align", "max"))
+def test_vgg_learns_the_same_on_any_canvas(vgg, pooling, quick_compile):
+    """Losses and gradients, with dropout; finite, and none that is 0 by mistake."""
+    _, model, variables = vgg
+    model.roi.pooling, model.roi.samples = pooling, 32
+    model.rpn.post_nms_train = 64
+    detector = faster_rcnn.make(model)
+    gt = np.asarray([[[20, 30, 120, 150, 1], [90, 10, 200, 100, 3]]], np.float32)
+
+    @jax.jit
+    def step(variables, batch):
+        return jax.value_and_grad(detector.loss, has_aux=True)(
+            variables, batch, jax.random.key(1)
+        )
+
+    found = []
+    for larger in (0, 32):
+        batch = batch_of([recipe.image(187, 245, 21)], gt=gt, larger=larger)
+        (total, _), grads = step(variables, batch)
+        assert np.isfinite(total)
+        found.append((total, flat(grads)))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
+    for path, grad in found[0][1].items():
+        size = np.abs(grad).max()
+        assert 0 < size < np.inf, path
+        np.testing.assert_allclose(found[1][1][path], grad, atol=1e-3 * size)
