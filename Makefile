@@ -19,10 +19,10 @@ JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 
-.PHONY: help setup test demo lint fmt check clean
+.PHONY: help setup test demo lint fmt check parity results clean
 
 help: ## print this list (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## make .venv and install the pinned requirements
 
@@ -52,6 +52,13 @@ fmt: $(READY) ## repair style and formatting
 	$(PY) -m ruff format .
 
 check: lint test ## lint, then test
+
+parity: $(READY) ## compare with the peers' numbers and keep the largest errors
+	FRCNN_RECORD_PARITY=benchmarks/results/parity.json \
+	  $(PY) -m pytest tests/parity -n 0
+
+results: $(READY) ## write docs/results.md from configurations and result files
+	$(PY) tools/results.py
 
 clean: ## remove the demo, caches and build products (not .venv)
 	rm -rf $(DEMO) .cache .pytest_cache .ruff_cache build dist *.egg-info

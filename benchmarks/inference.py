@@ -17,6 +17,7 @@ import numpy as np  # noqa: E402
 from benchmarks import record, timing, workload  # noqa: E402
 from frcnn_jax.detectors import faster_rcnn  # noqa: E402
 from frcnn_jax.training import distributed, step  # noqa: E402
+from frcnn_jax.types import Batch  # noqa: E402
 
 
 def main() -> None:
@@ -27,7 +28,8 @@ def main() -> None:
     arrays = workload.arrays(rng, batch=asked.batch, hw=asked.size, classes=classes)
     variables = workload.variables(run.model, asked.size, asked.seed)
     variables = distributed.replicate(variables, mesh)
-    predict = step.make_predict_step(faster_rcnn.make(run.model), mesh)
+    detector = faster_rcnn.make(run.model)
+    predict = step.make_predict_step(detector, mesh)
 
     def call():
         return distributed.to_host(
@@ -40,6 +42,7 @@ def main() -> None:
         **timing.figures(found, asked.batch),
         "detections": (call().labels > 0).sum(1).tolist(),
         "parameters": workload.parameters(variables),
+        "gflops": workload.gflops(detector, variables, Batch(**arrays)),
         "peak_rss_mb": record.peak_rss_mb(),
         "device": timing.device() | {"count": mesh.size},
     }

@@ -42,7 +42,7 @@ from frcnn_jax import config
 from frcnn_jax.detectors import faster_rcnn, rpn
 from frcnn_jax.ops.canvas import DIVISOR
 from frcnn_jax.ops.roi_align import roi_align
-from frcnn_jax.types import Batch, Variables
+from frcnn_jax.types import Batch, Detector, Variables
 
 CLASSES = 80  # where the configuration takes their number from the data
 SPREAD = 0.8  # of class logits over RoIs
@@ -250,3 +250,14 @@ def _between(side: int, points: int) -> np.ndarray:
 def parameters(variables: Variables) -> int:
     """How many numbers are in "params"."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def gflops(detector: Detector, variables: Variables, batch: Batch) -> float:
+    """Billions of floating-point operations of one prediction, by XLA's count.
+
+    Counted before optimisation, so it does not depend on the device; a loop whose
+    length depends on data (suppression, RoIAlign) counts once.
+    """
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    costs = jax.jit(detector.predict).lower(like, batch).cost_analysis()
+    return round(costs["flops"] / 1e9, 2)

@@ -109,7 +109,10 @@ def only_line(done):
 
 @pytest.mark.parametrize(
     ("script", "own"),
-    [("inference", {"detections"}), ("train_step", {"boxes", "loss", "trainable"})],
+    [
+        ("inference", {"detections", "gflops"}),
+        ("train_step", {"boxes", "loss", "trainable"}),
+    ],
 )
 def test_a_measurement_is_one_line_without_the_data_libraries(tiny, script, own):
     file = BENCHMARKS / f"{script}.py"
@@ -125,6 +128,7 @@ def test_a_measurement_is_one_line_without_the_data_libraries(tiny, script, own)
     assert line["peak_rss_mb"] > 100 and line["parameters"] > 10_000
     if script == "inference":
         assert len(line["detections"]) == 2 and min(line["detections"]) > 10
+        assert 0.01 < line["gflops"] < 1
     else:
         assert 0 < line["loss"] < 100 and line["trainable"] <= line["parameters"]
 
@@ -174,6 +178,21 @@ def test_a_comparison_alternates_and_divides(tiny, tmp_path):
 def test_impossible_requests_say_what_is_wrong(words, complaint):
     done = run(BENCHMARKS / "inference.py", *words, fails=True)
     assert complaint in done.stderr and not done.stdout
+
+
+def test_architectures_are_measured_one_by_one(tmp_path):
+    """The smallest that is published, at a size that takes seconds."""
+    words = ["--configs", "torchvision_mobilenet_320_fpn", "--size=64x96"]
+    done = run(
+        BENCHMARKS / "architectures.py", *words, "--repeats=1", f"--save={tmp_path}"
+    )
+    line = only_line(done)
+    assert line["name"] == "architectures"
+    assert line["config"] == "torchvision_mobilenet_320_fpn"
+    assert line["published_gmacs"] == 0.719 and 0.01 < line["gflops"] < 20
+    assert line["parameters"] == 19_386_354
+    stored = (tmp_path / "architectures.jsonl").read_text().splitlines()
+    assert [json.loads(text) for text in stored] == [line]
 
 
 def test_a_peer_that_fails_is_named(tiny, tmp_path):

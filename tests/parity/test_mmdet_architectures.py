@@ -14,6 +14,7 @@ from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.ops.roi_align import assign_levels, roi_align
 from frcnn_jax.types import Batch
 from tests.parity.compare import (
+    assert_close,
     assert_map,
     assert_one_to_one,
     load_config,
@@ -90,9 +91,9 @@ def assert_case(model, variables, case, batch):
         assert_map(logits[level].reshape(shape), case, f"rpn_cls_{level}")
         assert_map(deltas[level].reshape(shape), case, f"rpn_reg_{level}")
     theirs = np.roll(case["x_cls_score"], 1, axis=1)
-    np.testing.assert_allclose(classes, theirs, atol=1e-4 * np.abs(theirs).max())
+    assert_close(classes, theirs, 1e-4, "head_outputs")
     theirs = case["x_bbox_pred"].reshape(len(rois), 80, 4)
-    np.testing.assert_allclose(boxes, theirs, atol=1e-4 * np.abs(theirs).max())
+    assert_close(boxes, theirs, 1e-4, "head_outputs")
     one = jax.tree.map(lambda x: x[0], found)
     assert_one_to_one(
         one, case["det_boxes"], case["det_scores"], case["det_labels"] + 1
