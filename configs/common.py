@@ -145,8 +145,8 @@ def jwyang_vgg16(side: int, passes: float) -> config.Run:
 def jwyang_voc07(run: config.Run, passes: float) -> config.Run:
     """The same on VOC 2007, as COCO JSON, one picture per step.
 
-    Published values are VOC's own measure of 2007, at IoU 0.5, which `eval.py` does not
-    compute; its AP50 comes near.
+    Published values are VOC's measure of 2007 (IoU 0.5, eleven recalls), which
+    `eval.py` does not compute; its AP50 comes near.
     """
     run.data.root = "data/voc"
     run.data.train, run.data.val = "trainval2007", "test2007"

@@ -1,6 +1,6 @@
 """Faster R-CNN ResNet-101 on VOC 2007 at 600 pixels, jwyang's recipe.
 
-Published VOC mAP 75.2 (jwyang faster-rcnn.pytorch, ResNet-101 on VOC07, scale 600,
+Published box AP50 75.2 (jwyang faster-rcnn.pytorch, ResNet-101 on VOC07, scale 600,
 7 epochs); ours is not trained yet.
 """
 

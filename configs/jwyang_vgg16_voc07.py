@@ -1,6 +1,6 @@
 """Faster R-CNN VGG-16 on VOC 2007 at 600 pixels, jwyang's recipe.
 
-Published VOC mAP 70.1 (jwyang faster-rcnn.pytorch, VGG-16 on VOC07, scale 600,
+Published box AP50 70.1 (jwyang faster-rcnn.pytorch, VGG-16 on VOC07, scale 600,
 6 epochs); ours is not trained yet.
 """
 

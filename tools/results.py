@@ -44,6 +44,13 @@ PARITY = {
     "r50_fpn_iou_1x": ("small_image[r50_fpn]", "[fpn-iou]"),
     "r50_fpn_giou_1x": ("small_image[r50_fpn]", "[fpn-giou]"),
     "r50_fpn_bounded_iou_1x": ("small_image[r50_fpn]", "[fpn-biou]"),
+    **dict.fromkeys(
+        ("jwyang_res101_600", "jwyang_res101_800", "jwyang_res101_voc07"),
+        ("resnet_maps", "resnet_detections[0]", "resnet_training"),
+    ),
+    **dict.fromkeys(
+        ("jwyang_vgg16_800", "jwyang_vgg16_voc07"), ("vgg_maps", "vgg_heads")
+    ),
 }
 KINDS = ("maps", "boxes_px", "losses", "gradient_norms")
 

@@ -20,12 +20,13 @@ from frcnn_jax.ops.boxes import pairwise_iou
 from frcnn_jax.types import Batch, RoISamples
 from tests.parity.compare import (
     assert_close,
+    assert_loss,
     assert_map,
-    flat,
     frame,
     gradient_error,
     load_config,
     nested,
+    note,
     recipe,
 )
 
@@ -116,7 +117,7 @@ def assert_raw(outputs, case):
     assert_map(as_map(deltas, features, hw), case, "rpn_bbox_pred")
 
 
-def test_features_and_rpn_maps(case, variables):
+def test_jwyang_resnet_maps(case, variables):
     outputs = raw_outputs(narrow_model(), variables, recorded_batch(case))
     assert_raw(outputs, case)
 
@@ -163,7 +164,7 @@ def heads(model, variables, batch, rois):
 
 
 @pytest.mark.parametrize(("pooling", "images"), [("point_align", 2), ("max", 1)])
-def test_head_outputs_of_recorded_rois(case, variables, pooling, images):
+def test_jwyang_resnet_heads(case, variables, pooling, images):
     model = narrow_model()
     model.roi.pooling = pooling
     batch = jax.tree.map(lambda x: x[:images], recorded_batch(case))
@@ -178,7 +179,7 @@ def test_head_outputs_of_recorded_rois(case, variables, pooling, images):
 
 
 @pytest.mark.parametrize("larger", (0, 64))
-def test_predict_gives_the_peers_detections(case, variables, larger):
+def test_jwyang_resnet_detections(case, variables, larger):
     """Same boxes, classes and scores, in original pixels, on any canvas."""
     batch = recorded_batch(case, scale=case["im_info"][0, 2], larger=larger)
     found = jax.jit(faster_rcnn.make(narrow_model()).predict)(variables, batch)
@@ -186,8 +187,10 @@ def test_predict_gives_the_peers_detections(case, variables, larger):
         theirs = case[f"eval/{image}/det"]
         theirs = theirs[np.argsort(-theirs[:, 4], kind="stable")]
         assert (np.asarray(found.labels[image]) == theirs[:, 5]).all()
-        np.testing.assert_allclose(found.scores[image], theirs[:, 4], atol=1e-4)
-        np.testing.assert_allclose(found.boxes[image], frame(theirs[:, :4]), atol=0.02)
+        away = np.abs(found.scores[image] - theirs[:, 4]).max()
+        assert note("scores", away) < 1e-4
+        away = np.abs(found.boxes[image] - frame(theirs[:, :4])).max()
+        assert note("boxes_px", away) < 0.02
 
 
 # ---- training
@@ -303,11 +306,11 @@ def training_step(case):
     return jax.jit(jax.value_and_grad(losses, has_aux=True))
 
 
-def test_losses_and_gradients(case, variables, training_step):
+def test_jwyang_resnet_training(case, variables, training_step):
     params, stats = variables["params"], variables["batch_stats"]
     (_, parts), grads = training_step(params, stats)
     for name, value in parts.items():
-        np.testing.assert_allclose(value, case[f"loss/{name}"], rtol=1e-4, err_msg=name)
+        assert_loss(value, case[f"loss/{name}"], name)
     names = [name for name in case.files if name.startswith("gradnorm/")]
     norms = {name.removeprefix("gradnorm/"): case[name] for name in names}
 
@@ -332,13 +335,13 @@ def vgg(golden):
     return case, model, nested(jwyang.from_state_dict(state))
 
 
-def test_vgg_features_and_rpn_maps(vgg):
+def test_jwyang_vgg_maps(vgg):
     case, model, variables = vgg
     batch = batch_of([recipe.image(187, 245, 21)])
     assert_raw(raw_outputs(model, variables, batch), case)
 
 
-def test_vgg_head_outputs(vgg):
+def test_jwyang_vgg_heads(vgg):
     """With max pooling; the dropout of training is not there."""
     case, model, variables = vgg
     model.roi.pooling = "max"
@@ -347,31 +350,3 @@ def test_vgg_head_outputs(vgg):
     assert_close(probabilities, case["cls_prob"], 1e-4)
     theirs = case["bbox_pred"].reshape(len(case["rois"]), -1, 4)[:, 1:]
     assert_close(deltas, theirs, 1e-4)
-
-
-@pytest.mark.parametrize("pooling", ("point_align", "max"))
-def test_vgg_learns_the_same_on_any_canvas(vgg, pooling, quick_compile):
-    """Losses and gradients, with dropout; finite, and none that is 0 by mistake."""
-    _, model, variables = vgg
-    model.roi.pooling, model.roi.samples = pooling, 32
-    model.rpn.post_nms_train = 64
-    detector = faster_rcnn.make(model)
-    gt = np.asarray([[[20, 30, 120, 150, 1], [90, 10, 200, 100, 3]]], np.float32)
-
-    @jax.jit
-    def step(variables, batch):
-        return jax.value_and_grad(detector.loss, has_aux=True)(
-            variables, batch, jax.random.key(1)
-        )
-
-    found = []
-    for larger in (0, 32):
-        batch = batch_of([recipe.image(187, 245, 21)], gt=gt, larger=larger)
-        (total, _), grads = step(variables, batch)
-        assert np.isfinite(total)
-        found.append((total, flat(grads)))
-    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-4)
-    for path, grad in found[0][1].items():
-        size = np.abs(grad).max()
-        assert 0 < size < np.inf, path
-        np.testing.assert_allclose(found[1][1][path], grad, atol=1e-3 * size)
