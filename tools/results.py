@@ -49,7 +49,8 @@ PARITY = {
         ("resnet_maps", "resnet_detections[0]", "resnet_training"),
     ),
     **dict.fromkeys(
-        ("jwyang_vgg16_800", "jwyang_vgg16_voc07"), ("vgg_maps", "vgg_heads")
+        ("jwyang_vgg16_800", "jwyang_vgg16_voc07"),
+        ("vgg_maps", "vgg_heads", "vgg_gradients"),
     ),
 }
 KINDS = ("maps", "boxes_px", "losses", "gradient_norms")

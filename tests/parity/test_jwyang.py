@@ -350,3 +350,35 @@ def test_jwyang_vgg_heads(vgg):
     assert_close(probabilities, case["cls_prob"], 1e-4)
     theirs = case["bbox_pred"].reshape(len(case["rois"]), -1, 4)[:, 1:]
     assert_close(deltas, theirs, 1e-4)
+
+
+def test_jwyang_vgg_gradients(vgg):
+    """Of the mean squares of all outputs, through max pooling; no dropout."""
+    case, model, variables = vgg
+    model.roi.pooling = "max"
+    batch = batch_of([recipe.image(187, 245, 21)])
+    rois = jnp.asarray(frame(case["rois"]))[None]
+    network = faster_rcnn.Network(model)
+    h, w = case["rpn_cls_score"].shape[2:]
+
+    def total(params):
+        both = {"params": params}
+        features = network.apply(both, batch.images, batch.image_hw, method="extract")
+        raw = network.apply(both, features, batch.image_hw, method="propose_raw")
+        shape = (*features[0].shape[:3], -1)
+        maps = [level[0].reshape(shape)[:, :h, :w] for level in raw]
+        crops = faster_rcnn._crop(features, rois, batch.image_hw, model)
+        outputs = network.apply(both, crops, method="classify")
+        return sum((x**2).mean() for x in (*maps, *outputs))
+
+    step = jax.jit(jax.value_and_grad(total))
+    np.testing.assert_allclose(step(variables["params"])[0], case["total"], rtol=1e-5)
+    names = [name for name in case.files if name.startswith("gradnorm/")]
+    norms = {name.removeprefix("gradnorm/"): case[name] for name in names}
+    error = gradient_error(
+        lambda params: step(params)[1],
+        {**variables, "batch_stats": {}},
+        norms,
+        jwyang.to_state_dict,
+    )
+    assert error < 1e-3
