@@ -124,7 +124,7 @@ def recognise(names: Iterable[str]) -> str:
         f"(params/backbone/...), mmdetection Faster R-CNN (backbone.conv1.weight with "
         f"rpn_head.rpn_conv.weight), detectron2 Faster R-CNN "
         f"(proposal_generator.rpn_head.conv.weight), jwyang (RCNN_base.0.weight with "
-        f"RCNN_rpn.RPN_Conv.weight) and torchvision ResNet (conv1.weight with "
+        f"RCNN_rpn.RPN_Conv.weight), torchvision ResNet (conv1.weight with "
         f"layer1...) and VGG-16 (features.0.weight with classifier.0.weight). A prefix "
         f"before these names has to be removed first."
     )
