@@ -167,6 +167,7 @@ def _jwyang(side: int, passes: float) -> config.Run:
     model.pixel_mean, model.pixel_std = (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)
     _jwyang_stages(model.rpn, model.roi)
     train.lr, train.warmup_steps = 0.01, 0
+    train.no_decay = (".*/bias",)
     # A tenth at the start of its epochs 5 and 10, which are our passes 9 and 19.
     schedule(run, passes, tuple(m for m in (8.0, 18.0) if m < passes))
     return run
@@ -210,3 +211,4 @@ def _jwyang_vgg(run: config.Run) -> None:
     train.freeze = ("backbone/stage[12]/.*",)
     train.batch_size = train.lr_batch_size = 16
     train.weight_decay, train.clip_norm = 5e-4, 10.0
+    train.bias_rate = 2.0
