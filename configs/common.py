@@ -153,3 +153,105 @@ def torchvision_mobilenet() -> config.Run:
     rpn.score_threshold = 0.05
     run.train.freeze = ("backbone/(stem|block[1-6])/.*", "backbone/.*norm.*")
     return run
+
+
+# ---- jwyang faster-rcnn.pytorch
+#
+# What a pass is: the peer lists every picture and its mirror image, so one of its
+# epochs is two passes here. Where training differs from the peer's:
+# - It crops pictures to a ratio of two at most and leaves the long side free in
+#   scoring; here `max_side` shrinks longer ones in both.
+# - It divides the RPN's box loss by the anchors drawn in the last image of a batch,
+#   each GPU for itself; here by those of all images.
+# - It draws background RoIs with replacement, so that a batch is always full, and fills
+#   missing proposals up with empty boxes; here missing ones are missing.
+# - It learns crowd boxes as objects and keeps more than 100 detections whose scores
+#   tie with the last; neither happens here.
+
+
+def jwyang_res101(side: int, passes: float) -> config.Run:
+    """ResNet-101 on COCO, stage 5 on each RoI; batch 16 at 800 pixels, 24 at 600."""
+    run = _jwyang(side, passes)
+    _jwyang_resnet(run)
+    run.train.batch_size = run.train.lr_batch_size = 16 if side == 800 else 24
+    run.model.rpn.post_nms_test = 1000 if side == 800 else 300
+    return run
+
+
+def jwyang_vgg16(side: int, passes: float) -> config.Run:
+    """VGG-16 on COCO, its two fully connected layers on each RoI."""
+    run = _jwyang(side, passes)
+    _jwyang_vgg(run)
+    return run
+
+
+def jwyang_voc07(run: config.Run, passes: float) -> config.Run:
+    """The same on VOC 2007, as COCO JSON, one picture per step.
+
+    Published values are VOC's measure of 2007 (IoU 0.5, eleven recalls), which
+    `eval.py` does not compute; its AP50 comes near.
+    """
+    run.data.root = "data/voc"
+    run.data.train, run.data.val = "trainval2007", "test2007"
+    run.model.num_classes = 20
+    run.model.rpn.anchor_sizes = ((128.0, 256.0, 512.0),)
+    run.train.batch_size = run.train.lr_batch_size = 1
+    run.train.lr = 0.001
+    schedule(run, passes, (10.0,))
+    return run
+
+
+def _jwyang(side: int, passes: float) -> config.Run:
+    run = fpn(101)
+    data, model, train = run.data, run.model, run.train
+    data.short_sides, data.eval_short_side, data.max_side = (side,), side, 2 * side
+    data.buckets, data.resize = _jwyang_canvases(side), "cv2_f32"
+    model.channel_order, model.box_coder, model.fpn = "bgr", "caffe", None
+    model.pixel_mean, model.pixel_std = (102.9801, 115.9465, 122.7717), (1.0, 1.0, 1.0)
+    _jwyang_stages(model.rpn, model.roi)
+    train.lr, train.warmup_steps = 0.01, 0
+    train.no_decay = (".*/bias",)
+    # A tenth at the start of its epochs 5 and 10, which are our passes 9 and 19.
+    schedule(run, passes, tuple(m for m in (8.0, 18.0) if m < passes))
+    return run
+
+
+def _jwyang_canvases(side: int) -> tuple[tuple[int, int], ...]:
+    """For pictures up to 4:3, as most are, and for longer ones; both orientations."""
+    short, usual, long = (-(-x // 32) * 32 for x in (side, side * 4 / 3, side * 2))
+    wide = [(short, int(usual)), (short, long)]
+    return (*wide, *((w, h) for h, w in wide))
+
+
+def _jwyang_stages(rpn: config.RPN, roi: config.RoI) -> None:
+    rpn.channels, rpn.two_way = 512, True
+    rpn.anchor_sizes, rpn.anchor_style = ((64.0, 128.0, 256.0, 512.0),), "caffe"
+    rpn.allowed_border = 0.0
+    rpn.min_positive_iou, rpn.rescue_rematches = 1e-5, False  # any overlap at all
+    rpn.box_loss, rpn.box_loss_beta, rpn.loss_count = "smooth_l1", 1 / 9, "sampled"
+    rpn.pre_nms_train, rpn.post_nms_train = 12000, 2000
+    rpn.pre_nms_test, rpn.post_nms_test = 6000, 300
+    roi.pooling, roi.background_deltas = "point_align", True
+    roi.box_loss, roi.box_loss_beta = "smooth_l1", 1.0
+    roi.score_threshold, roi.nms_iou = 0.0, 0.3
+
+
+def _jwyang_resnet(run: config.Run) -> None:
+    model, train = run.model, run.train
+    model.backbone = config.ResNet(
+        depth=101, stride_in_1x1=True, stem_pool="ceil", stages=("c4",)
+    )
+    model.cells = "caffe"
+    model.roi.res5, model.roi.fc, model.roi.samples = True, (), 128
+    freeze_norms(run)
+    train.freeze += ("box_head/layer4/.*norm.*",)
+
+
+def _jwyang_vgg(run: config.Run) -> None:
+    model, train = run.model, run.train
+    model.backbone, model.cells = config.VGG16(), "floor"
+    model.roi.fc, model.roi.dropout, model.roi.samples = (4096, 4096), 0.5, 256
+    train.freeze = ("backbone/stage[12]/.*",)
+    train.batch_size = train.lr_batch_size = 16
+    train.weight_decay, train.clip_norm = 5e-4, 10.0
+    train.bias_rate = 2.0

@@ -116,15 +116,16 @@ def fresh_variables(run: config.Run) -> Variables:
 def variables(run: config.Run, path: str) -> Variables:
     """Fresh variables with the weights of a file put over them; prints what was done.
 
-    A file with a trunk only leaves the rest fresh; a whole detector must fit unless
-    `init.skip` names what does not.
+    A classifier's file leaves fresh what it does not have; a whole detector must fit
+    unless `init.skip` names what does not.
     """
     fresh = traverse_util.flatten_dict(fresh_variables(run), sep="/")
     fresh = {name: np.asarray(value) for name, value in fresh.items()}
-    found = files.load_variables(path, norm_eps=run.model.backbone.norm_eps)
+    norm_eps = getattr(run.model.backbone, "norm_eps", 0.0)  # VGG-16 has no norms
+    found = files.load_variables(path, norm_eps=norm_eps)
     loaded, optional = found.variables, ()
     if not any("/rpn/" in name for name in loaded):
-        loaded, optional = _of_stages(loaded, fresh), ("(?!backbone/).*",)
+        loaded, optional = _of_model(loaded, fresh), ("(?!backbone/).*",)
     merged, report = merge(fresh, loaded, run.init.skip, allow_missing=optional)
     text = report.text().replace("\n", "\n  ")
     print(f"weights {path} ({found.kind} names):\n  {text}", *found.notes, sep="\n  ")
@@ -132,10 +133,16 @@ def variables(run: config.Run, path: str) -> Variables:
     return jax.tree.map(jax.numpy.asarray, nested)
 
 
-def _of_stages(loaded: Mapping, fresh: Mapping) -> dict[str, np.ndarray]:
-    """Drops stages that the model does not have, for trunks that end early."""
-    stages = {path.split("/")[2] for path in fresh if "/backbone/" in path}
-    return {k: v for k, v in loaded.items() if k.split("/")[2] in stages}
+def _of_model(loaded: Mapping, fresh: Mapping) -> dict[str, np.ndarray]:
+    """Stages of a classifier that the model has, where it has them.
+
+    Trunks may end early, and in C4 models stage 5 is the head.
+    """
+    if any("/box_head/layer4/" in path for path in fresh):
+        moved = "/backbone/layer4/", "/box_head/layer4/"
+        loaded = {path.replace(*moved): value for path, value in loaded.items()}
+    parts = {tuple(path.split("/")[1:3]) for path in fresh}
+    return {k: v for k, v in loaded.items() if tuple(k.split("/")[1:3]) in parts}
 
 
 class Evaluator:

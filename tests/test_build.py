@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from frcnn_jax import build, config
-from frcnn_jax.convert import files
+from frcnn_jax.convert import files, imagenet
 from frcnn_jax.data import batching, coco_classes
 from frcnn_jax.training import distributed
 
@@ -162,6 +162,55 @@ def test_weights_of_a_trunk_leave_the_rest_fresh(fresh, tmp_path, capsys):
     for name, value in found.items():
         np.testing.assert_array_equal(value, trunk.get(name, ours[name]))
     assert "kept fresh, not in the file" in capsys.readouterr().out
+
+
+def stored(folder, state):
+    np.savez(folder / "w.npz", **state)
+    return str(folder / "w.npz")
+
+
+def test_weights_of_a_classifier_fill_the_head_of_vgg(tmp_path):
+    run = config.Run()
+    model = run.model
+    model.backbone, model.fpn, model.num_classes = config.VGG16(width=2), None, 2
+    model.rpn.channels, model.rpn.anchor_sizes, model.roi.fc = 4, ((32.0,),), (6, 5)
+    fresh = flat(build.fresh_variables(run))
+    rng = np.random.default_rng(0)
+    state, inputs = {}, 3
+    for positions, factor in zip(imagenet.VGG_POSITIONS, (1, 2, 4, 8, 8), strict=True):
+        for position in positions:
+            shape = (2 * factor, inputs, 3, 3)
+            state[f"features.{position}.weight"] = rng.standard_normal(shape)
+            state[f"features.{position}.bias"] = rng.standard_normal(shape[0])
+            inputs = shape[0]
+    for layer, shape in ((0, (6, 49 * 16)), (3, (5, 6)), (6, (9, 5))):
+        state[f"classifier.{layer}.weight"] = rng.standard_normal(shape)
+        state[f"classifier.{layer}.bias"] = rng.standard_normal(shape[0])
+    found = flat(build.variables(run, stored(tmp_path, state)))
+    for name, value in found.items():
+        kept = "/rpn/" in name or "/predictor/" in name
+        assert (value == fresh[name]).all() == kept, name
+    bias = found["params/box_head/fc2/bias"]
+    np.testing.assert_allclose(bias, state["classifier.3.bias"], rtol=1e-6)
+
+
+def test_the_last_stage_of_a_classifier_is_the_head_of_c4_models(tmp_path):
+    run = config.Run()
+    model = run.model
+    model.backbone = config.ResNet(width=2, group_width=64, stages=("c4",))
+    model.fpn, model.roi.fc, model.roi.res5 = None, (), True
+    model.num_classes, model.rpn.channels, model.rpn.anchor_sizes = 2, 4, ((32.0,),)
+    fresh = flat(build.fresh_variables(run))
+    trunk = {
+        name.replace("/box_head/", "/backbone/"): value + 1
+        for name, value in fresh.items()
+        if "/backbone/" in name or "/box_head/layer4/" in name
+    }
+    files.save(tmp_path / "w.safetensors", trunk, {})
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors")))
+    for name, value in found.items():
+        kept = "/rpn/" in name or "/predictor/" in name
+        np.testing.assert_array_equal(value, fresh[name] + (0 if kept else 1))
 
 
 def test_weights_that_do_not_fit_are_listed(fresh, tmp_path):

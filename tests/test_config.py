@@ -71,6 +71,7 @@ def test_unusual_but_valid(fields):
         ("model__rpn__anchor_sizes", ((32.0,),) * 4, "5 levels"),
         ("model__rpn__anchor_sizes", ((32.0,),) * 4 + ((1.0, 2.0),), "equal length"),
         ("model__num_classes", -1, "0"),
+        ("model__roi__pooling", "max", "one map only"),
         ("data__buckets", ((800, 1333),), "multiples of 32"),
         ("data__buckets", ((800,),), "(H, W)"),
         ("data__short_sides", (), "sizes"),

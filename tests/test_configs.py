@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from frcnn_jax import build, cli, config
 from frcnn_jax.convert import mmdet, torchvision
+from frcnn_jax.data import batching
 from frcnn_jax.training import optimizer, schedule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,8 +77,8 @@ def test_json_and_back(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_each_call_gives_a_fresh_one(name):
     first, second = load(name), load(name)
-    first.model.roi.samples = 1
-    assert second.model.roi.samples != 1
+    first.model.roi.samples = 0
+    assert second.model.roi.samples != 0
 
 
 # ---- the published rows
@@ -221,3 +222,58 @@ def test_torchvisions_names_shapes_and_number_of_parameters(name, golden):
         norm = re.compile(r"params/backbone/.*norm\d?/(scale|bias)")
         params = {k: v for k, v in params.items() if not norm.fullmatch(k)}
     assert count(params) == parameters
+
+
+# ---- jwyang faster-rcnn.pytorch: its arguments and cfgs/*.yml
+
+JWYANG = {
+    "jwyang_vgg16_800": (800, 16, 0.01, 12, (8,), 5e-4, 10, 256, 300),
+    "jwyang_res101_600": (600, 24, 0.01, 12, (8,), 1e-4, 0, 128, 300),
+    "jwyang_res101_600_long": (600, 24, 0.01, 20, (8, 18), 1e-4, 0, 128, 300),
+    "jwyang_res101_800": (800, 16, 0.01, 12, (8,), 1e-4, 0, 128, 1000),
+    "jwyang_res101_800_long": (800, 16, 0.01, 20, (8, 18), 1e-4, 0, 128, 1000),
+    "jwyang_vgg16_voc07": (600, 1, 0.001, 12, (10,), 5e-4, 10, 256, 300),
+    "jwyang_res101_voc07": (600, 1, 0.001, 14, (10,), 1e-4, 0, 128, 300),
+}
+
+
+@pytest.mark.parametrize("name", JWYANG)
+def test_recipes_of_jwyang(name):
+    run = load(name)
+    data, train, roi = run.data, run.train, run.model.roi
+    found = (
+        *(data.eval_short_side, train.batch_size, schedule.base_rate(train)),
+        *(train.epochs, train.milestones, train.weight_decay, train.clip_norm),
+        *(roi.samples, run.model.rpn.post_nms_test),
+    )
+    assert found == JWYANG[name] and data.short_sides == (data.eval_short_side,)
+    assert train.warmup_steps == 0
+    assert run.model.num_classes == (20 if "voc" in name else 80)
+
+
+@pytest.mark.parametrize("name", JWYANG)
+def test_canvases_of_jwyang_hold_every_picture(name):
+    data = load(name).data
+    sizes = [(480, 640), (427, 640), (640, 64), (500, 500), (375, 500), (333, 500)]
+    rows = batching.assign(
+        sizes,
+        data.buckets,
+        short_side=data.eval_short_side,
+        max_side=data.max_side,
+    )
+    canvas = [data.buckets[row] for row in rows]
+    usual = {600: 800, 800: 1088}[data.eval_short_side]
+    assert canvas[0] == canvas[4] == (-(-data.eval_short_side // 32) * 32, usual)
+    assert canvas[1][1] == canvas[2][0] > usual
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen"),
+    # The first ten modules of VGG-16; stem, stage 2 and every norm of ResNet-101.
+    [("jwyang_vgg16_800", 260_160), ("jwyang_res101_600", 327_744)],
+)
+def test_what_jwyang_freezes(name, frozen):
+    run = load(name)
+    flat = shapes(run)
+    params = {k: v for k, v in flat.items() if k.startswith("params/")}
+    assert count(params) - learning(run, flat) == frozen

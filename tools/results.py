@@ -53,6 +53,14 @@ PARITY = {
     "torchvision_r50_fpn_v2": ("torchvision_v2_pyramid_rpn_and_box_head",),
     "torchvision_mobilenet_fpn": ("torchvision_mobilenet",),
     "torchvision_mobilenet_320_fpn": ("torchvision_mobilenet",),
+    **dict.fromkeys(
+        ("jwyang_res101_600", "jwyang_res101_800", "jwyang_res101_voc07"),
+        ("resnet_maps", "resnet_detections[0]", "resnet_training"),
+    ),
+    **dict.fromkeys(
+        ("jwyang_vgg16_800", "jwyang_vgg16_voc07"),
+        ("vgg_maps", "vgg_heads", "vgg_gradients"),
+    ),
 }
 KINDS = ("maps", "boxes_px", "losses", "gradient_norms")
 

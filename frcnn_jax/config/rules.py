@@ -132,6 +132,9 @@ def _validate_model(model: FasterRCNN) -> None:
 
 def _validate_roi(model: FasterRCNN) -> None:
     roi, trunk = model.roi, model.backbone
+    if roi.pooling == "max" and model.fpn is not None:
+        rule = "pools one map only: set model.fpn to None, or choose align"
+        _fail("model.roi.pooling", roi.pooling, rule)
     if roi.res5:
         if not isinstance(trunk, ResNet) or trunk.stages != ("c4",):
             rule = 'needs a ResNet with model.backbone.stages = ("c4",)'

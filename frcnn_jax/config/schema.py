@@ -199,7 +199,9 @@ class Eval:
 class Init:
     """Where weights start from."""
 
-    load: str = ""  # .safetensors or .npz: ours, mmdetection or torchvision names
+    load: str = (
+        ""  # .safetensors or .npz: names of ours, mmdetection, jwyang, torchvision
+    )
     skip: tuple[str, ...] = ()  # patterns of whole paths that keep their fresh values
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import detectron2, imagenet, mmdet, torchvision
+from frcnn_jax.convert import detectron2, imagenet, jwyang, mmdet, torchvision
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
     NOTE,
@@ -102,7 +102,8 @@ def save(
 def recognise(names: Iterable[str]) -> str:
     """Says whose names these are.
 
-    "ours", "mmdet", "detectron2" and "torchvision" detectors, "imagenet" trunks.
+    "ours", "mmdet", "detectron2", "torchvision" and "jwyang" detectors, "imagenet"
+    trunks.
 
     Names that start with `__` have no say. Raises ConversionError, showing some of the
     names, for any others.
@@ -116,7 +117,11 @@ def recognise(names: Iterable[str]) -> str:
         return "detectron2"
     if "rpn.head.cls_logits.weight" in known:
         return "torchvision"
+    if "RCNN_base.0.weight" in known and "RCNN_rpn.RPN_Conv.weight" in known:
+        return "jwyang"
     if "conv1.weight" in known and any(name.startswith("layer1.") for name in known):
+        return "imagenet"
+    if "features.0.weight" in known and "classifier.0.weight" in known:
         return "imagenet"
     shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
     raise ConversionError(
@@ -124,18 +129,20 @@ def recognise(names: Iterable[str]) -> str:
         f"(params/backbone/...), mmdetection Faster R-CNN (backbone.conv1.weight with "
         f"rpn_head.rpn_conv.weight), detectron2 Faster R-CNN "
         f"(proposal_generator.rpn_head.conv.weight), torchvision Faster R-CNN "
-        f"(rpn.head.cls_logits.weight) and torchvision ResNet (conv1.weight with "
-        f"layer1...). A prefix before these names has to be removed first."
+        f"(rpn.head.cls_logits.weight), jwyang (RCNN_base.0.weight with "
+        f"RCNN_rpn.RPN_Conv.weight), torchvision ResNet (conv1.weight with "
+        f"layer1...) and VGG-16 (features.0.weight with classifier.0.weight). A prefix "
+        f"before these names has to be removed first."
     )
 
 
 def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
     """Reads a weight file of any known kind into our variables.
 
-    `norm_eps` is the epsilon of the model's batch norm (config.Backbone.norm_eps), for
-    classification files with batch norm folded. An "imagenet" file fills
-    backbone paths only. Raises what `load`, `recognise` and the conversions raise; the
-    message of a conversion names the file.
+    `norm_eps` is the epsilon of the model's batch norm (norm_eps of its section), for
+    classification files with batch norm folded. An "imagenet" file fills backbone
+    paths, of VGG-16 also the fully connected ones of the head. Raises what `load`,
+    `recognise` and the conversions raise; the message of a conversion names the file.
     """
     arrays, metadata = load(path)
     try:
@@ -150,6 +157,8 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             converted = detectron2.conversion(arrays)
         elif kind == "torchvision":
             converted = torchvision.conversion(arrays)
+        elif kind == "jwyang":
+            converted = jwyang.conversion(arrays)
         else:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:

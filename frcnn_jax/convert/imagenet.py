@@ -1,6 +1,6 @@
-"""Classification ResNets with torchvision's names, to and from our backbone.
+"""Classifiers with torchvision's names, to and from our backbone.
 
-Names: `conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.bn1`, `layer1.0.downsample.0` (the
+ResNet: `conv1`, `bn1`, `layer1.0.conv1`, `layer1.0.bn1`, `layer1.0.downsample.0` (the
 shortcut's convolution) and `.1` (its batch norm), `fc`, as in torchvision.models.resnet
 (0.29). Detection lineages that wrap the same trunk reuse `resnet_rules` with a prefix.
 
@@ -8,6 +8,9 @@ Two kinds of files: with batch norm, or with batch norm folded into the convolut
 (`conv1.weight` and `conv1.bias`, no `bn` names). The `fc` classifier is dropped and
 reported. A stage with an array missing is dropped whole and reported: half a stage
 would train from a mixture that nobody chose.
+
+VGG-16: `features.N`, and of `classifier.N` the first two layers, which are the head of
+its detectors; the last one is dropped and reported. Without batch norm only.
 """
 
 import re
@@ -15,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from frcnn_jax.convert.layouts import CLASSIFIER
+from frcnn_jax.convert.layouts import CLASSIFIER, dense_after_pool
 from frcnn_jax.convert.rules import (
     Conversion,
     ConversionError,
@@ -24,9 +27,12 @@ from frcnn_jax.convert.rules import (
     batch_norm,
     conv,
     convert,
+    dense,
     invert,
 )
 
+VGG_POSITIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+VGG_CROP = 7  # cells per side of what the first fully connected layer reads
 STAGES = (1, 2, 3, 4)
 
 
@@ -61,6 +67,23 @@ def resnet_rules(theirs: str, ours: str) -> list[Rule]:
     return rules
 
 
+def vgg_rules(features: str, classifier: str) -> list[Rule]:
+    """Returns the rules of VGG-16; arguments are the names of its two parts."""
+    rules = []
+    for stage, positions in enumerate(VGG_POSITIONS, start=1):
+        for number, position in enumerate(positions, start=1):
+            ours = f"backbone/stage{stage}/conv{number}"
+            rules += conv(f"{features}.{position}", ours, bias=True)
+    first = dense_after_pool(VGG_CROP)
+    rules += dense(f"{classifier}.0", "box_head/fc1", kernel=first)
+    return rules + dense(f"{classifier}.3", "box_head/fc2")
+
+
+VGG_RULES = (
+    *vgg_rules("features", "classifier"),
+    Rule("classifier.6.weight", "", CLASSIFIER),
+    Rule("classifier.6.bias", "", CLASSIFIER),
+)
 RULES = (
     *resnet_rules("", "backbone/"),
     Rule("fc.weight", "", CLASSIFIER),
@@ -69,12 +92,14 @@ RULES = (
 
 
 def conversion(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Conversion:
-    """Turns a classification state dict into backbone variables, with what was dropped.
+    """Turns a classification state dict into our variables, with what was dropped.
 
     `norm_eps` is the epsilon of the model's batch norm; only folded files need it (see
     `unfold`). Stages with missing arrays and the classifier are in `unused` with the
     reason. Raises ConversionError for names outside torchvision's, or without a stem.
     """
+    if "features.0.weight" in state:
+        return convert(state, VGG_RULES)
     whole = unfold(state, norm_eps=norm_eps) if is_folded(state) else state
     lacking = [name for name in _layer_names("conv1", "bn1") if name not in whole]
     if lacking:
@@ -92,7 +117,7 @@ def from_state_dict(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Flat
 
 
 def to_state_dict(variables: Mapping[str, np.ndarray]) -> Flat:
-    """Turns backbone variables into torchvision's names, without the classifier.
+    """Turns a ResNet's variables into torchvision's names, without the classifier.
 
     Takes `params/backbone/...` and `batch_stats/backbone/...` only, and raises
     ConversionError for any other path. A folded file comes back with batch norm, the

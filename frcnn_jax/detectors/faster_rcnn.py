@@ -23,6 +23,7 @@ from frcnn_jax.models.initialise import initialise
 from frcnn_jax.ops import boxes as box_ops
 from frcnn_jax.ops import sampling
 from frcnn_jax.ops.roi_align import Pooling, roi_align
+from frcnn_jax.ops.roi_pool import roi_pool
 from frcnn_jax.types import Batch, Detections, Detector, Variables
 
 __all__ = ["Network", "anchor_spec", "make", "normalise"]
@@ -192,12 +193,18 @@ def pooling(model: config.FasterRCNN) -> Pooling:
         section.aligned,
         roi_strides(model),
         section.finest_scale,
+        section.pooling == "point_align",
     )
 
 
 def _crop(features, boxes: Float[Array, "b k 4"], image_hw, model: config.FasterRCNN):
-    """Crops of all images in one list, [B * K, S, S, C]."""
+    """Crops of all images in one list, [B * K, S, S, C].
+
+    jwyang's operators read the corners of a box as its first and last pixel.
+    """
     how = pooling(model)
+    if model.box_coder == "caffe":
+        boxes = boxes - jnp.asarray([0.0, 0.0, 1.0, 1.0])
 
     def crop(features, boxes, image_hw):
         valid_hw = None
@@ -205,6 +212,9 @@ def _crop(features, boxes: Float[Array, "b k 4"], image_hw, model: config.Faster
             valid_hw = jnp.stack([cells(model, image_hw, s) for s in how.strides])
             sizes = jnp.asarray([f.shape[:2] for f in features], jnp.float32)
             valid_hw = jnp.minimum(valid_hw, sizes)
+        if model.roi.pooling == "max":
+            hw = None if valid_hw is None else valid_hw[0]
+            return roi_pool(features[0], boxes, how.strides[0], how.size, hw)
         return roi_align(features, boxes, how, valid_hw)
 
     return _all_images(jax.vmap(crop)(features[: len(how.strides)], boxes, image_hw))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from frcnn_jax import config
-from frcnn_jax.models import mobilenet, resnet
+from frcnn_jax.models import mobilenet, resnet, vgg
 from frcnn_jax.models.box_heads import FCHead, Predictor, Res5Head
 from frcnn_jax.models.fpn import FPN
 from frcnn_jax.models.layers import Conv
@@ -130,6 +130,8 @@ def _trunk(backbone, dtype, axis_name) -> nn.Module:
             return mobilenet.MobileNetV3(
                 backbone.width, backbone.norm, backbone.norm_eps, dtype, axis_name
             )
+        case config.VGG16():
+            return vgg.VGG16(backbone.width, dtype)
     raise TypeError(f"no backbone for {backbone!r}")
 
 
@@ -164,7 +166,7 @@ def output_strides(backbone) -> dict[str, int]:
                 strides["c5"] = strides["c4"]
             return {stage: strides[stage] for stage in sorted(backbone.stages)}
         case config.VGG16():
-            return {"c5": 16}
+            return {"c5": vgg.STRIDE}
         case config.MobileNetV3():
             return {"c5": 32, "c6": 32}
     raise TypeError(f"no strides for {backbone!r}")

@@ -16,7 +16,7 @@ on data has no automatic transpose.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ class Pooling(NamedTuple):
     aligned: bool  # half-pixel shift; False also makes RoIs at least one cell wide
     strides: tuple[int, ...]  # pixels per cell of each level
     finest_scale: float = 56.0  # see assign_levels; unused with one level
+    points: bool = False  # jwyang's operator instead, see _point_weights
 
 
 def assign_levels(
@@ -64,7 +65,9 @@ def roi_align(
     the network input. `valid_hw` gives the cells of each level that belong to the image
     (default: the whole map); the rest of the canvas is treated as not there. Zero-size
     RoIs give zeros with adaptive sampling. Equals mmcv 2.1.0 `RoIAlign` and torchvision
-    `roi_align` to float32 rounding, forward and gradient, for any RoI size.
+    `roi_align` to float32 rounding, forward and gradient, for any RoI size; with
+    `pooling.points` jwyang's (f9d984d2) `RoIAlignAvg`, for boxes that name their last
+    pixel.
     """
     shapes = tuple(f.shape[:2] for f in features)
     if valid_hw is None:
@@ -92,17 +95,21 @@ class _Rois(NamedTuple):
 
 def _geometry(boxes, level, valid_hw, shapes, pooling: Pooling) -> _Rois:
     stride = jnp.asarray(pooling.strides, jnp.float32)[level]
-    offset = 0.5 if pooling.aligned else 0.0
+    offset = 0.5 if pooling.aligned and not pooling.points else 0.0
     corners = boxes.astype(jnp.float32) * (1.0 / stride)[:, None] - offset
     start, size = corners[:, 1::-1], corners[:, 3:1:-1] - corners[:, 1::-1]
-    if not pooling.aligned:
+    if pooling.points:
+        size = jnp.maximum(size + 1.0, 0.0)
+    elif not pooling.aligned:
         size = jnp.maximum(size, 1.0)
-    side = _divide(size, float(pooling.size))
+    side = divide(size, float(pooling.size))
     adaptive = jnp.maximum(jnp.ceil(side), 0.0)
     ratio = float(pooling.sampling_ratio)
     samples = jnp.full_like(size, ratio) if pooling.sampling_ratio else adaptive
     limit = valid_hw[level]
-    first = jnp.clip(jnp.floor(start), 0.0, limit - 1)
+    # From the last but one cell on: points beyond the last extrapolate from both.
+    border = jnp.maximum(limit - 2, 0.0) if pooling.points else limit - 1
+    first = jnp.clip(jnp.floor(start), 0.0, border)
     last = jnp.clip(jnp.floor(start + size) + 1, first, limit - 1)
     starts = np.cumsum([0] + [h * w for h, w in shapes[:-1]])
     widths = np.asarray([w for _, w in shapes])
@@ -119,7 +126,7 @@ def _geometry(boxes, level, valid_hw, shapes, pooling: Pooling) -> _Rois:
     )
 
 
-def _divide(x, divisor: float):
+def divide(x: Array, divisor: float) -> Array:
     """Correctly rounded x / divisor.
 
     XLA turns division by a constant into multiplication by its reciprocal, and 175 / 7
@@ -158,6 +165,26 @@ def _axis_weights(rois: _Rois, axis: int, cell, pooling: Pooling):
     return weight / jnp.maximum(samples, 1.0)
 
 
+def _point_weights(rois: _Rois, axis: int, cell, pooling: Pooling):
+    """As `_axis_weights`, for jwyang's sampling.
+
+    A RoI is one cell longer than its corners are apart. Points lie on the borders of
+    bins, size + 1 of them, and a bin is the mean of its two. A point outside the map
+    counts nothing; behind the centre of the last cell it extrapolates from the last
+    two.
+    """
+    start, side = rois.start[:, axis, None, None], rois.bin[:, axis, None, None]
+    limit = rois.limit[:, axis, None, None]
+    points = jnp.arange(pooling.size + 1, dtype=jnp.float32)[:, None]
+    position = start + points * side
+    base = jnp.minimum(jnp.floor(position), jnp.maximum(limit - 2.0, 0.0))
+    ahead = position - base
+    step = cell.astype(jnp.float32)[:, None, :] - base
+    weight = jnp.where(step == 0, 1.0 - ahead, jnp.where(step == 1, ahead, 0.0))
+    weight = jnp.where((position >= 0) & (position < limit), weight, 0.0)
+    return (weight[:, :-1] + weight[:, 1:]) * 0.5
+
+
 def _piece(rois: _Rois, piece, pooling: Pooling):
     """One piece of each window: flat indices [K, WINDOW], weights [K, bins, WINDOW]."""
     slot = jnp.arange(WINDOW) + piece * WINDOW
@@ -166,8 +193,9 @@ def _piece(rois: _Rois, piece, pooling: Pooling):
     inside = row < rois.extent[:, 0, None]
     y, x = row + rois.origin[:, 0, None], column + rois.origin[:, 1, None]
     index = rois.base[:, None] + jnp.where(inside, y * rois.row[:, None] + x, 0)
-    weight_y = _axis_weights(rois, 0, y, pooling) * inside[:, None]
-    weight_x = _axis_weights(rois, 1, x, pooling)
+    weights = _point_weights if pooling.points else _axis_weights
+    weight_y = weights(rois, 0, y, pooling) * inside[:, None]
+    weight_x = weights(rois, 1, x, pooling)
     weight = weight_y[:, :, None] * weight_x[:, None]
     return index, weight.reshape(index.shape[0], pooling.size**2, WINDOW)
 
@@ -201,7 +229,7 @@ def _pool(flat: Array, rois: _Rois, pooling: Pooling) -> Array:
         return jax.lax.fori_loop(0, _pieces(chunk), add_piece, jnp.zeros(shape))
 
     order = _largest_first(rois)
-    crops = jax.lax.map(pool_chunk, _chunks(rois, order))
+    crops = jax.lax.map(pool_chunk, in_chunks(rois, order))
     crops = crops.reshape(-1, *crops.shape[2:])
     return crops[jnp.argsort(order)]
 
@@ -225,7 +253,7 @@ def _pool_backward(pooling, saved, crops):
         return jax.lax.fori_loop(0, _pieces(chunk), add_piece, grad), None
 
     start = jnp.zeros(flat.shape, jnp.float32)
-    parts = _chunks(rois, order), _chunks(crops, order)
+    parts = in_chunks(rois, order), in_chunks(crops, order)
     grad, _ = jax.lax.scan(spread_chunk, start, parts)
     return grad.astype(flat.dtype), jax.tree.map(_no_gradient, rois)
 
@@ -239,8 +267,11 @@ def _no_gradient(x: Array):
     return np.zeros(x.shape, jax.dtypes.float0)
 
 
-def _chunks(tree, order):
-    """The leading axis in `order`, as rows of at most CHUNK; the last one is padded."""
+def in_chunks(tree: Any, order: Int[Array, "k"]) -> Any:
+    """The leading axis of every array in `order`, as rows of at most CHUNK.
+
+    The last row is padded with zeros.
+    """
     count = order.shape[0]
     rows, size = -(-count // CHUNK), min(CHUNK, count)
 
