@@ -47,7 +47,7 @@ def test_unusual_but_valid(fields):
         ("data__short_side_mode", "choise", "did you mean 'choice'"),
         ("data__on_bad_image", "warn", "skip"),
         ("model__channel_order", "rbg", "rgb"),
-        ("model__dtype", "float16", "bfloat16"),
+        ("model__dtype", "float8", "bfloat16"),
         ("model__backbone__depth", 51, "50"),
         ("model__backbone__norm", "group", "frozen"),
         ("model__roi__box_loss", "l2", "giou"),

@@ -19,7 +19,7 @@ CHOICES = {
     "data.resize": ("cv2_u8", "cv2_f32"),
     "data.on_bad_image": ("error", "skip"),
     "model.channel_order": ("rgb", "bgr"),
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("float32", "bfloat16", "float16"),
     "model.cells": ("padded32", "ceil", "floor", "caffe", "canvas"),
     "model.initial_values": ("mmdet", "torchvision"),
     "model.box_coder": ("mmdet", "torchvision", "caffe"),
@@ -31,6 +31,7 @@ CHOICES = {
     "model.rpn.anchor_style": ("exact", "rounded", "caffe"),
     "model.rpn.box_loss": ("l1", "smooth_l1"),
     "model.rpn.loss_count": ("mmdet", "sampled", "slots"),
+    "train.optimizer": ("sgd", "adamw"),
     "model.roi.pooling": ("align", "point_align", "max"),
     "model.roi.box_loss": (
         *("l1", "smooth_l1", "iou", "giou", "diou", "ciou", "bounded_iou"),
