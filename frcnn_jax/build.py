@@ -18,7 +18,15 @@ from frcnn_jax.data import batching, coco, coco_classes, loader, records
 from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.evaluation import coco as coco_metric
 from frcnn_jax.evaluation import infer
-from frcnn_jax.training import checkpoint, distributed, loop, optimizer, schedule, step
+from frcnn_jax.training import (
+    checkpoint,
+    distributed,
+    loop,
+    loss_scale,
+    optimizer,
+    schedule,
+    step,
+)
 from frcnn_jax.training.state import TrainState, create
 from frcnn_jax.types import Batch, Detector, Variables
 
@@ -234,8 +242,11 @@ def training_state(
     """
     path = run.init.load if load else ""
     start = variables(run, path) if path else fresh_variables(run)
-    tx = optimizer.sgd(run.train, plan.rate)
-    return distributed.replicate(create(start, tx, run.train.freeze), mesh), tx
+    tx, scale = optimizer.make(run.train, plan.rate), None
+    if run.model.dtype == "float16":
+        scale = loss_scale.start(run.train.loss_scale)
+    state = create(start, tx, run.train.freeze, scale)
+    return distributed.replicate(state, mesh), tx
 
 
 def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
@@ -251,6 +262,7 @@ def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
         for name, (before, now) in changed.items():
             print(f"changed since this run began: {name} {before!r} -> {now!r}")
         fixed = ("model.", "seed", "train.batch_size", "train.freeze")
+        fixed += ("train.optimizer", "train.no_decay", "train.bias_rate")
         broken = [name for name in changed if name.startswith(fixed)]
         if old_labels != labels:
             broken.append("the classes of the data")

@@ -140,7 +140,7 @@ def test_a_finished_run_stays_as_it_is(trained, root):
 def final_state(workdir):
     """The newest checkpoint, optimiser included."""
     run, _ = build.load_run(workdir)
-    tx = optimizer.sgd(run.train, lambda step: 0.1)
+    tx = optimizer.make(run.train, lambda step: 0.1)
     state = create(build.fresh_variables(run), tx, run.train.freeze)
     with Checkpoints(workdir, keep=2) as saved:
         return saved.restore(distributed.replicate(state, distributed.make_mesh(1)))
