@@ -249,6 +249,19 @@ def training_state(
     return distributed.replicate(state, mesh), tx
 
 
+def scratch_warning(run: config.Run) -> str:
+    """A line on what stays random when no weights are loaded; "" where nothing does."""
+    frozen = [f"train.freeze = {run.train.freeze}"] if run.train.freeze else []
+    if getattr(run.model.backbone, "norm", "batch") == "frozen":
+        frozen.append('model.backbone.norm = "frozen"')
+    if run.init.load or not frozen:
+        return ""
+    return (
+        f"warning: training starts from random weights with {' and '.join(frozen)};"
+        " frozen random layers are useless: load weights with --config.init.load=FILE"
+    )
+
+
 def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
     """Writes `config.json`, or checks that the one there describes the same model.
 
