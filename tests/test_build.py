@@ -305,6 +305,10 @@ def test_other_models_seeds_and_classes_are_refused(tmp_path):
     run.model.fpn.channels = 8
     with pytest.raises(ValueError, match=r"seed, model.fpn.channels\): continue it"):
         build.save_run(tmp_path, run, LABELS)
+    run = config.Run()
+    run.train.optimizer = "adamw"
+    with pytest.raises(ValueError, match=r"\(train.optimizer\): continue it"):
+        build.save_run(tmp_path, run, LABELS)
     other = LABELS._replace(class_names=("dog", "cat"))
     with pytest.raises(ValueError, match="the classes of the data"):
         build.save_run(tmp_path, config.Run(), other)

@@ -90,7 +90,7 @@ def progress_line(
     )
     scale = ""
     if "loss_scale" in values:
-        skipped = f"{values['skipped_steps']:.0f} steps skipped"
+        skipped = f"skipped {values['skipped_steps']:.0f}"
         scale = f"loss scale {values['loss_scale']:g} ({skipped})  "
     return (
         f"step {step:>{len(str(total))}}/{total}  epoch {values['epoch']:.2f}  "

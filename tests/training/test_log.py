@@ -93,7 +93,7 @@ def test_the_progress_line_holds_everything():
 def test_the_progress_line_shows_a_loss_scale():
     scale = {"loss_scale": 32768.0, "skipped_steps": 3.0}
     line = progress_line(7, 120, {**VALUES, **scale}, seconds_left=65)
-    assert "lr 2.00e-02  loss scale 32768 (3 steps skipped)  12.3 img/s" in line
+    assert "lr 2.00e-02  loss scale 32768 (skipped 3)  12.3 img/s" in line
 
 
 def test_the_clock_counts_since_its_last_reset():
