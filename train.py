@@ -55,6 +55,8 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         if saved is not None:
             state = checkpoints.restore(state)
             print(f"continuing {workdir} at step {saved} of {plan.total}")
+        elif warning := build.scratch_warning(run):
+            print(warning)
         log = MetricLog(workdir, saved or 0, quiet=not first)
         describe(run, state, batches, plan, mesh)
         step_fn = step.make_train_step(
@@ -95,14 +97,10 @@ def scored_step(workdir: Path) -> int | None:
 def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:
     """Prints what is about to happen."""
     count = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
-    rate = schedule.base_rate(run.train)
-    scaled = ""
-    if rate != run.train.lr:
-        scaled = f" ({run.train.lr:g} for {run.train.lr_batch_size} images)"
     buckets = ", ".join(f"{h}x{w}" for h, w in batches.buckets)
     print(
         f"{plan.total} steps of {run.train.batch_size} images on {mesh.size}"
-        f" {jax.devices()[0].platform} device(s); learning rate {rate:g}{scaled};"
+        f" {jax.devices()[0].platform} device(s); {schedule.text(run.train)};"
         f" {count / 1e6:.1f} M parameters; canvases {buckets};"
         f" compiling one program for each, please wait",
         flush=True,

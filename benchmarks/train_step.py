@@ -42,7 +42,7 @@ def main() -> None:
     )
     variables = workload.variables(run.model, asked.size, asked.seed)
     trainable, _ = optimizer.split(variables["params"], run.train.freeze)
-    tx = optimizer.sgd(run.train, schedule.learning_rate(run.train, ()))
+    tx = optimizer.make(run.train, schedule.learning_rate(run.train, ()))
     state = distributed.replicate(create(variables, tx, run.train.freeze), mesh)
     train = step.make_train_step(
         faster_rcnn.make(run.model), tx, run.train.freeze, mesh

@@ -112,6 +112,13 @@ def box_loss(name: str) -> config.Run:
     return run
 
 
+def subset(*classes: str) -> config.Run:
+    """Caffe-style R-50-FPN, multi-scale, on images that show one of these classes."""
+    run = multi_scale(caffe_fpn(50))
+    run.data.classes, run.model.num_classes = classes, len(classes)
+    return run
+
+
 def torchvision_fpn() -> config.Run:
     """R-50-FPN by torchvision's rules, as its published weights want it.
 

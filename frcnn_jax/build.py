@@ -18,7 +18,15 @@ from frcnn_jax.data import batching, coco, coco_classes, loader, records
 from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.evaluation import coco as coco_metric
 from frcnn_jax.evaluation import infer
-from frcnn_jax.training import checkpoint, distributed, loop, optimizer, schedule, step
+from frcnn_jax.training import (
+    checkpoint,
+    distributed,
+    loop,
+    loss_scale,
+    optimizer,
+    schedule,
+    step,
+)
 from frcnn_jax.training.state import TrainState, create
 from frcnn_jax.types import Batch, Detector, Variables
 
@@ -241,8 +249,24 @@ def training_state(
     """
     path = run.init.load if load else ""
     start = variables(run, path) if path else fresh_variables(run)
-    tx = optimizer.sgd(run.train, plan.rate)
-    return distributed.replicate(create(start, tx, run.train.freeze), mesh), tx
+    tx, scale = optimizer.make(run.train, plan.rate), None
+    if run.model.dtype == "float16":
+        scale = loss_scale.start(run.train.loss_scale)
+    state = create(start, tx, run.train.freeze, scale)
+    return distributed.replicate(state, mesh), tx
+
+
+def scratch_warning(run: config.Run) -> str:
+    """A line on what stays random when no weights are loaded; "" where nothing does."""
+    frozen = [f"train.freeze = {run.train.freeze}"] if run.train.freeze else []
+    if getattr(run.model.backbone, "norm", "batch") == "frozen":
+        frozen.append('model.backbone.norm = "frozen"')
+    if run.init.load or not frozen:
+        return ""
+    return (
+        f"warning: training starts from random weights with {' and '.join(frozen)};"
+        " frozen random layers are useless: load weights with --config.init.load=FILE"
+    )
 
 
 def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
@@ -258,6 +282,7 @@ def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
         for name, (before, now) in changed.items():
             print(f"changed since this run began: {name} {before!r} -> {now!r}")
         fixed = ("model.", "seed", "train.batch_size", "train.freeze")
+        fixed += ("train.optimizer", "train.no_decay", "train.bias_rate")
         broken = [name for name in changed if name.startswith(fixed)]
         if old_labels != labels:
             broken.append("the classes of the data")

@@ -99,10 +99,10 @@ def parse(argv: Sequence[str]) -> list[str]:
     """
     try:
         flagged = [word for word in _before_dashes(argv) if word.startswith("-")]
-        _check_fields(flagged)
         file = _config_file(argv)
         if file is not None:
             _check_file(file)
+            _check_fields(flagged, _run_of(file))
             return flags.FLAGS(argv)
         _FIELDS[:] = [word for word in flagged if FIELD.match(word)]
         return flags.FLAGS([word for word in argv if word not in _FIELDS])
@@ -114,9 +114,10 @@ def parse(argv: Sequence[str]) -> list[str]:
 def with_fields(run: config.Run) -> config.Run:
     """The run of a folder with the --config.* fields of this command line.
 
-    For commands without a --config file. Errors: flags.Error for a value that does not
-    parse as its field's type.
+    For commands without a --config file. Errors: ValueError for a field that this run
+    does not have, flags.Error for a value that does not parse as its field's type.
     """
+    _check_fields(_FIELDS, run)
     values = flags.FlagValues()
     argv = ["", *_FIELDS]
     made = config.from_dict(json.loads(config.to_json(run)))
@@ -156,14 +157,36 @@ def _check_file(file: str) -> None:
     raise FileNotFoundError(f"--config: {file} does not exist{hint}")
 
 
-def _check_fields(words: Sequence[str]) -> None:
-    """Stops at `--config.*` words that name no field of the schema."""
-    known = [name for name, _ in config.flatten(config.Run())]
+def _run_of(file: str) -> config.Run:
+    """What a configuration file gives, before any field of the command line."""
+    values = flags.FlagValues()
+    argv = ["", f"--config={file}"]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    return values.config
+
+
+def _check_fields(words: Sequence[str], run: config.Run) -> None:
+    """Stops at `--config.*` words that name no field of this run."""
+    known = [name for name, _ in config.flatten(run)]
     for word in words:
         field = FIELD.match(word)
         if field and field[1] not in known:
-            hint = _nearest(field[1], known)
-            raise ValueError(f"--config.{field[1]}: there is no such field{hint}")
+            raise ValueError(f"--config.{field[1]}: {_why_not(field[1], run, known)}")
+
+
+def _why_not(name: str, run: config.Run, known: Sequence[str]) -> str:
+    """Why a run lacks a field: its section is another kind, or none, or a typo."""
+    if name in dict(config.flatten(config.Run())):
+        section, path, last = run, *name.rpartition(".")[::2]
+        for part in path.split("."):
+            section = getattr(section, part, None)
+        if section is None:
+            return f"{path} is None here, which has no fields"
+        there = ", ".join(entry.name for entry in dataclasses.fields(section))
+        kind = type(section).__name__
+        return f"{path} is a {kind} here, without {last!r}; it has {there}"
+    return f"there is no such field{_nearest(name, known)}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

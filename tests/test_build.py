@@ -224,6 +224,51 @@ def test_weights_that_do_not_fit_are_listed(fresh, tmp_path):
     assert flat(build.variables(run, str(tmp_path / "w.safetensors")))
 
 
+def test_weights_for_other_classes_name_the_field_and_the_fix(fresh, tmp_path, capsys):
+    """A detector of more classes, as the published subsets start from one."""
+    run, variables = fresh
+    other = dataclasses.replace(run.model, num_classes=7)
+    theirs = flat(build.fresh_variables(dataclasses.replace(run, model=other)))
+    files.save(tmp_path / "w.safetensors", theirs, {})
+    with pytest.raises(ValueError) as caught:
+        build.variables(run, str(tmp_path / "w.safetensors"))
+    message = str(caught.value)
+    assert "classes/bias: model (6,), file (8,)" in message
+    assert "--config.init.skip='box_head/predictor/.*'" in message
+    run.init.skip = ("box_head/predictor/.*",)
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors")))
+    for name, value in found.items():
+        kept = flat(variables) if "/predictor/" in name else theirs
+        np.testing.assert_array_equal(value, kept[name])
+    assert "kept fresh, skipped: 4 (box_head/predictor 4)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("freeze", "norm", "load", "named"),
+    [
+        (("backbone/stem/.*",), "batch", "", "train.freeze = ('backbone/stem/.*',)"),
+        ((), "frozen", "", 'model.backbone.norm = "frozen"'),
+        ((), "batch", "", None),
+        (("backbone/stem/.*",), "frozen", "w.npz", None),
+    ],
+)
+def test_frozen_random_layers_are_warned_of(freeze, norm, load, named):
+    run = config.Run()
+    run.train.freeze, run.model.backbone.norm, run.init.load = freeze, norm, load
+    warning = build.scratch_warning(run)
+    if named is None:
+        assert warning == ""
+    else:
+        assert warning.startswith("warning: ") and "\n" not in warning
+        assert named in warning and "--config.init.load=FILE" in warning
+
+
+def test_a_trunk_without_norms_is_frozen_by_patterns_only():
+    run = config.Run()
+    run.model.backbone, run.train.freeze = config.VGG16(), ()
+    assert build.scratch_warning(run) == ""
+
+
 def test_a_missing_weights_file_names_the_nearest(fresh, tmp_path):
     run, variables = fresh
     files.save(tmp_path / "weights.safetensors", flat(variables), {})
@@ -308,6 +353,10 @@ def test_other_models_seeds_and_classes_are_refused(tmp_path):
     run = config.Run(seed=1)
     run.model.fpn.channels = 8
     with pytest.raises(ValueError, match=r"seed, model.fpn.channels\): continue it"):
+        build.save_run(tmp_path, run, LABELS)
+    run = config.Run()
+    run.train.optimizer = "adamw"
+    with pytest.raises(ValueError, match=r"\(train.optimizer\): continue it"):
         build.save_run(tmp_path, run, LABELS)
     other = LABELS._replace(class_names=("dog", "cat"))
     with pytest.raises(ValueError, match="the classes of the data"):

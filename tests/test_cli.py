@@ -149,6 +149,48 @@ def test_a_fault_is_one_plain_line(program, word, message):
     assert done.stdout == ""
 
 
+VGG = """
+from frcnn_jax import config
+
+
+def get_config():
+    run = config.Run()
+    run.model.backbone, run.model.fpn = config.VGG16(width=8), None
+    run.model.rpn.anchor_sizes = ((32.0, 64.0),)
+    return run
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    {
+        "--config.model.backbone.depth=101": "--config.model.backbone.depth:"
+        " model.backbone is a VGG16 here, without 'depth'; it has width",
+        "--config.model.fpn.levels=4": "--config.model.fpn.levels: model.fpn is None"
+        " here, which has no fields",
+        "--config.model.backbone.widht=4": "--config.model.backbone.widht: there is no"
+        " such field; did you mean --config.model.backbone.width?",
+    }.items(),
+)
+def test_a_field_of_another_kind_of_section_is_one_plain_line(
+    program, tmp_path, word, message
+):
+    file = tmp_path / "vgg.py"
+    file.write_text(VGG)
+    done = program(f"--config={file}", word)
+    assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+    run = made(program(f"--config={file}", "--config.model.backbone.width=4"))
+    assert run.model.backbone == config.VGG16(width=4)
+
+
+def test_without_a_file_the_folders_own_kinds_count(monkeypatch):
+    monkeypatch.setattr(cli, "_FIELDS", ["--config.model.fpn.levels=4"])
+    run = config.Run()
+    run.model.fpn = None
+    with pytest.raises(ValueError, match="model.fpn is None here"):
+        cli.with_fields(run)
+
+
 @pytest.mark.parametrize("words", [["--config=configs/dem.py"], ["--config", "x/y.py"]])
 def test_a_missing_file_is_named(program, words):
     done = program(*words, "--config.seed=3")

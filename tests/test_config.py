@@ -7,6 +7,13 @@ import pytest
 
 from frcnn_jax import config
 
+# A trunk with one map and no pyramid.
+VGG = {
+    "model__backbone": config.VGG16(),
+    "model__fpn": None,
+    "model__rpn__anchor_sizes": ((64.0, 128.0),),
+}
+
 
 def changed(**fields) -> config.Run:
     """A default run with fields set by name: model__rpn__nms_iou=0.6."""
@@ -34,6 +41,13 @@ def test_the_defaults_are_valid():
         {"train__milestones": ()},
         {"data__buckets": ((800, 1344), (1344, 800))},
         {"model__rpn__positive_fraction": 1.0, "data__flip": 0.0},
+        {"train__optimizer": "adamw", "train__betas": (0.0, 0.99)},
+        {"train__loss_scale": 0.0},  # of no use to float32
+        {"model__dtype": "float16", "train__loss_scale": 1.0},
+        {"data__classes": ("person", "car"), "model__num_classes": 2},
+        {"data__classes": ("person", "car"), "model__num_classes": 0},
+        VGG,
+        {**VGG, "model__roi__dropout": 0.5},
     ],
 )
 def test_unusual_but_valid(fields):
@@ -47,8 +61,14 @@ def test_unusual_but_valid(fields):
         ("data__short_side_mode", "choise", "did you mean 'choice'"),
         ("data__on_bad_image", "warn", "skip"),
         ("model__channel_order", "rbg", "rgb"),
-        ("model__dtype", "float16", "bfloat16"),
+        ("model__dtype", "float8", "bfloat16"),
         ("model__backbone__depth", 51, "50"),
+        ("model__rpn__box_loss", "giou", "the RPN compares deltas, not boxes: choose"),
+        ("train__optimizer", "adam", "did you mean 'adamw'"),
+        ("train__betas", (0.9, 1.0), "below 1"),
+        ("train__momentum", 1.0, "below 1"),
+        ("train__bias_rate", -1.0, "negative"),
+        ("model__roi__sampling_ratio", -1, "negative"),
         ("model__backbone__norm", "group", "frozen"),
         ("model__roi__box_loss", "l2", "giou"),
         ("train__batch_size", 0, "1 or more"),
@@ -84,6 +104,63 @@ def test_a_broken_rule_names_the_field_its_value_and_the_way_out(field, value, h
     assert field.replace("__", ".") in message
     assert repr(value) in message
     assert hint in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model__backbone": config.VGG16()},
+            "model.fpn is FPN(channels=256, levels=5, norm='none', norm_eps=1e-05):"
+            " VGG16 has one map",
+        ),
+        (
+            {"model__backbone": config.MobileNetV3(), "model__fpn": None},
+            "model.fpn is None: without a pyramid the backbone has one output, not 2",
+        ),
+        ({"model__fpn": None}, "model.fpn is None: without a pyramid"),
+        (
+            {**VGG, "model__roi__fc": (), "model__roi__dropout": 0.5},
+            "model.roi.dropout is 0.5: it follows fully connected layers",
+        ),
+        (
+            {**VGG, "model__rpn__anchor_sizes": ((8.0,),) * 5},
+            "one row of equal length for each of 1 levels",
+        ),
+        (
+            {"model__backbone__depth": 18, "model__backbone__stride_in_1x1": True},
+            "model.backbone.stride_in_1x1 is True: only bottlenecks",
+        ),
+        (
+            {"model__backbone__depth": 34, "model__backbone__dilate_c5": True},
+            "model.backbone.dilate_c5 is True: only bottlenecks",
+        ),
+        (
+            {**VGG, "model__roi__res5": True},
+            "model.roi.res5 is True: needs a ResNet with model.backbone.stages",
+        ),
+        (
+            {"model__backbone__stages": ("c4",), "model__roi__res5": True},
+            "stage 5 as a head reads the trunk's own map: set it to None",
+        ),
+        (
+            {"model__dtype": "float16", "train__loss_scale": 0.0},
+            "train.loss_scale is 0.0: model.dtype float16 needs a scale",
+        ),
+        (
+            {"data__classes": ("person",)},
+            "model.num_classes is 80: data.classes names 1: set it to 1, or to 0",
+        ),
+        (
+            {"model__rpn__box_loss": "smooth_l1", "model__rpn__box_loss_beta": -1.0},
+            "model.rpn.box_loss_beta is -1.0: smooth_l1 needs a value above 0",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together(fields, message):
+    with pytest.raises(ValueError) as error:
+        config.validate(changed(**fields))
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_every_field_is_flattened_once():

@@ -1,12 +1,12 @@
 """The rules that join fields, and what a field may be."""
 
 import difflib
+import math
 from typing import Any
 
 from frcnn_jax.config.plain import flatten
 from frcnn_jax.config.schema import (
     VGG16,
-    Data,
     FasterRCNN,
     MobileNetV3,
     ResNet,
@@ -19,7 +19,7 @@ CHOICES = {
     "data.resize": ("cv2_u8", "cv2_f32"),
     "data.on_bad_image": ("error", "skip"),
     "model.channel_order": ("rgb", "bgr"),
-    "model.dtype": ("float32", "bfloat16"),
+    "model.dtype": ("float32", "bfloat16", "float16"),
     "model.cells": ("padded32", "ceil", "floor", "caffe", "canvas"),
     "model.initial_values": ("mmdet", "torchvision"),
     "model.box_coder": ("mmdet", "torchvision", "caffe"),
@@ -31,11 +31,14 @@ CHOICES = {
     "model.rpn.anchor_style": ("exact", "rounded", "caffe"),
     "model.rpn.box_loss": ("l1", "smooth_l1"),
     "model.rpn.loss_count": ("mmdet", "sampled", "slots"),
+    "train.optimizer": ("sgd", "adamw"),
     "model.roi.pooling": ("align", "point_align", "max"),
     "model.roi.box_loss": (
         *("l1", "smooth_l1", "iou", "giou", "diou", "ciou", "bounded_iou"),
     ),
 }
+# Why a choice is narrower than elsewhere.
+REASONS = {"model.rpn.box_loss": "the RPN compares deltas, not boxes: "}
 _STAGES = ("c2", "c3", "c4", "c5")
 
 
@@ -49,12 +52,14 @@ def validate(run: Run) -> None:
         if name in values and values[name] not in allowed:
             near = difflib.get_close_matches(str(values[name]), map(str, allowed), 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            _fail(name, values[name], f"choose from {allowed}{hint}")
+            why = REASONS.get(name, "")
+            _fail(name, values[name], f"{why}choose from {allowed}{hint}")
     _validate_numbers(values)
+    _validate_training(run)
     _validate_backbone(run.model)
     _validate_model(run.model)
     _validate_roi(run.model)
-    _validate_data(run.data)
+    _validate_data(run)
 
 
 def _validate_numbers(values: dict[str, Any]) -> None:
@@ -72,20 +77,35 @@ def _validate_numbers(values: dict[str, Any]) -> None:
     for name in (*fractions, "data.flip"):
         if not 0 <= values[name] <= 1:
             _fail(name, values[name], "must lie in 0..1")
-    for name in ("train.lr", "train.warmup_steps", "train.weight_decay", "seed"):
+    not_negative = ("train.lr", "train.warmup_steps", "train.weight_decay", "seed")
+    not_negative += ("train.bias_rate", "train.clip_norm", "model.roi.sampling_ratio")
+    for name in not_negative:
         if values[name] < 0:
             _fail(name, values[name], "must not be negative")
-    if values["train.epochs"] <= 0:
-        _fail("train.epochs", values["train.epochs"], "must be above 0")
-    late = [m for m in values["train.milestones"] if m >= values["train.epochs"]]
-    if late and not values["train.steps"]:
-        limit = f"must lie before train.epochs = {values['train.epochs']:g}"
-        _fail("train.milestones", values["train.milestones"], limit)
     for section in ("model.rpn", "model.roi"):
         if values[f"{section}.box_loss"] == "smooth_l1":
             if values[f"{section}.box_loss_beta"] <= 0:
                 rule = "smooth_l1 needs a value above 0 (use l1 for 0)"
-                _fail(f"{section}.box_loss_beta", 0.0, rule)
+                _fail(
+                    f"{section}.box_loss_beta", values[f"{section}.box_loss_beta"], rule
+                )
+
+
+def _validate_training(run: Run) -> None:
+    train = run.train
+    if train.epochs <= 0:
+        _fail("train.epochs", train.epochs, "must be above 0")
+    late = [m for m in train.milestones if m >= train.epochs]
+    if late and not train.steps:
+        limit = f"must lie before train.epochs = {train.epochs:g}"
+        _fail("train.milestones", train.milestones, limit)
+    for name, values in (("momentum", (train.momentum,)), ("betas", train.betas)):
+        if not all(0 <= value < 1 for value in values):
+            value = getattr(train, name)
+            _fail(f"train.{name}", value, "must lie in 0..1, below 1")
+    if run.model.dtype == "float16" and not 1 <= train.loss_scale < math.inf:
+        rule = "model.dtype float16 needs a scale of 1 or more, such as 65536"
+        _fail("train.loss_scale", train.loss_scale, rule)
 
 
 def _validate_backbone(model: FasterRCNN) -> None:
@@ -102,6 +122,9 @@ def _validate_backbone(model: FasterRCNN) -> None:
     if not deep and (trunk.groups > 1 or trunk.group_width != 64):
         rule = "groups need bottlenecks: model.backbone.depth 50, 101 or 152"
         _fail("model.backbone.groups", trunk.groups, rule)
+    if trunk.stride_in_1x1 and not deep:
+        rule = "only bottlenecks have a 1x1: model.backbone.depth 50, 101 or 152"
+        _fail("model.backbone.stride_in_1x1", True, rule)
     if trunk.dilate_c5 and not deep:
         rule = "only bottlenecks dilate: model.backbone.depth 50, 101 or 152"
         _fail("model.backbone.dilate_c5", True, rule)
@@ -114,6 +137,9 @@ def _validate_model(model: FasterRCNN) -> None:
     outputs = {ResNet: 0, VGG16: 1, MobileNetV3: 2}[type(model.backbone)]
     outputs = outputs or len(model.backbone.stages)
     levels = outputs if model.fpn is None else model.fpn.levels
+    if model.fpn is not None and isinstance(model.backbone, VGG16):
+        rule = "VGG16 has one map, nothing to build a pyramid from: set it to None"
+        _fail("model.fpn", model.fpn, rule)
     if model.fpn is None and outputs != 1:
         rule = f"without a pyramid the backbone has one output, not {outputs}"
         _fail("model.fpn", None, rule)
@@ -139,6 +165,9 @@ def _validate_roi(model: FasterRCNN) -> None:
         if not isinstance(trunk, ResNet) or trunk.stages != ("c4",):
             rule = 'needs a ResNet with model.backbone.stages = ("c4",)'
             _fail("model.roi.res5", True, rule)
+        if model.fpn is not None:
+            rule = "stage 5 as a head reads the trunk's own map: set it to None"
+            _fail("model.fpn", model.fpn, rule)
         if roi.fc or roi.convs:
             name = "fc" if roi.fc else "convs"
             rule = "stage 5 is the whole head: leave it empty with model.roi.res5"
@@ -151,9 +180,16 @@ def _validate_roi(model: FasterRCNN) -> None:
             _fail("model.backbone.depth", trunk.depth, rule)
     if not 0 <= roi.dropout < 1:
         _fail("model.roi.dropout", roi.dropout, "must lie in 0..1, below 1")
+    if roi.dropout and not roi.fc:
+        rule = "it follows fully connected layers, and model.roi.fc is empty"
+        _fail("model.roi.dropout", roi.dropout, rule)
 
 
-def _validate_data(data: Data) -> None:
+def _validate_data(run: Run) -> None:
+    data, classes, found = run.data, run.model.num_classes, len(set(run.data.classes))
+    if found and classes not in (0, found):
+        rule = f"data.classes names {found}: set it to {found}, or to 0 to count them"
+        _fail("model.num_classes", classes, rule)
     odd = [b for b in data.buckets if len(b) != 2 or b[0] % 32 or b[1] % 32]
     if odd:
         _fail("data.buckets", data.buckets, "each must be (H, W), multiples of 32")

@@ -151,7 +151,7 @@ class FasterRCNN:
     pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     channel_order: str = "rgb"  # what the weights expect; batches are always RGB
-    dtype: str = "float32"  # compute type of the networks; or "bfloat16"
+    dtype: str = "float32"  # compute type of the networks; "bfloat16" or "float16"
     mask_padding: bool = True  # a larger canvas then gives the same detections
     cells: str = "padded32"  # cells of an image on a map, see ops/canvas.py
     initial_values: str = "mmdet"  # or "torchvision", see models/initialise.py
@@ -171,13 +171,20 @@ class Train:
     steps: int = 0  # when set, wins over epochs
     lr: float = 0.02  # for lr_batch_size images per step, scaled linearly
     lr_batch_size: int = 16  # 0 = use lr as it stands
-    momentum: float = 0.9
+    optimizer: str = "sgd"  # or "adamw": weights decay apart from the gradient
+    momentum: float = 0.9  # of sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
     weight_decay: float = 1e-4
+    no_decay: tuple[str, ...] = ()  # patterns of whole paths, as in freeze
+    bias_rate: float = 1.0  # times lr for biases of convolutions and fc, not of norms
     warmup_steps: int = 500
     warmup_factor: float = 0.001  # of the learning rate at step 0
     milestones: tuple[float, ...] = (8.0, 11.0)  # epochs at which the rate drops
     decay_factor: float = 0.1
     clip_norm: float = 0.0  # of the whole gradient; 0 = off
+    # Factor on the loss at the start, for model.dtype "float16" only: it doubles after
+    # 2000 good steps and halves on overflow.
+    loss_scale: float = 65536.0
     # Patterns of whole parameter paths (regular expressions) that do not learn.
     freeze: tuple[str, ...] = ("backbone/(stem|layer1)/.*",)
     log_every: int = 50  # steps

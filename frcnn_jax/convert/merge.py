@@ -96,8 +96,7 @@ def _check_fit(fresh: Mapping, loaded: Mapping) -> None:
             "in the file but not in the model": extra,
             "wrong shape or type": wrong,
         },
-        hint="\n  paths that match a pattern of init.skip stay fresh: "
-        + _covering_pattern(re.split("[ :]", x)[0] for x in [*missing, *extra, *wrong]),
+        hint=_skip_hint(re.split("[ :]", x)[0] for x in [*missing, *extra, *wrong]),
     )
 
 
@@ -151,7 +150,7 @@ def _by_module(paths: Iterable[str], count: int = 8) -> str:
     return few([f"{module} {n}" for module, n in modules.items()], count)
 
 
-def _covering_pattern(paths: Iterable[str]) -> str:
+def _skip_hint(paths: Iterable[str]) -> str:
     """Proposes a skip pattern for these paths: the innermost module of all of them."""
     modules = [path.split("/")[1:-1] for path in paths]
     shared = []
@@ -159,4 +158,7 @@ def _covering_pattern(paths: Iterable[str]) -> str:
         if len(set(parts)) > 1:
             break
         shared.append(parts[0])
-    return repr("/".join([*shared, ".*"]))
+    if not shared:  # they are all over: skipping everything would load nothing
+        return "\n  is the file of another architecture, or of another configuration?"
+    pattern = "/".join([*shared, ".*"])
+    return f"\n  to leave these fresh in training: --config.init.skip={pattern!r}"

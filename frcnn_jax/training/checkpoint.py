@@ -1,7 +1,7 @@
 """Saving and restoring, by Orbax: atomic, in the background, the last few kept.
 
-A checkpoint has two parts, so that evaluation reads no optimiser state: "variables"
-and "optimizer", and the step is its name.
+A checkpoint has parts, so that evaluation reads no optimiser state: "variables",
+"optimizer", and "loss_scale" where the run has one. The step is its name.
 """
 
 from pathlib import Path
@@ -14,6 +14,8 @@ from orbax.checkpoint.checkpoint_managers import LatestN
 
 from frcnn_jax.training.state import TrainState
 from frcnn_jax.types import Variables
+
+PARTS = ("variables", "optimizer", "loss_scale")
 
 
 class Checkpoints:
@@ -54,6 +56,8 @@ class Checkpoints:
             "variables": ocp.args.StandardSave(state.variables),
             "optimizer": ocp.args.StandardSave(state.opt_state),
         }
+        if state.loss_scale is not None:
+            parts["loss_scale"] = ocp.args.StandardSave(state.loss_scale)
         self._manager.save(step, args=ocp.args.Composite(**parts))
 
     def restore(self, like: TrainState) -> TrainState:
@@ -63,9 +67,11 @@ class Checkpoints:
             "variables": ocp.args.StandardRestore(_shapes(like.variables)),
             "optimizer": ocp.args.StandardRestore(_shapes(like.opt_state)),
         }
+        if like.loss_scale is not None:
+            parts["loss_scale"] = ocp.args.StandardRestore(_shapes(like.loss_scale))
         found = self._manager.restore(step, args=ocp.args.Composite(**parts))
         number = jax.device_put(like.step * 0 + step, like.step.sharding)
-        return TrainState(number, found["variables"], found["optimizer"])
+        return TrainState(number, *(found.get(name) for name in PARTS))
 
     def restore_variables(self, like: Variables) -> tuple[Variables, int]:
         """The newest variables, placed as `like` is, and their step."""

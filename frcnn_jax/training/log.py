@@ -1,6 +1,7 @@
 """What training says: progress lines, metrics.jsonl, TensorBoard where installed."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -32,8 +33,12 @@ class MetricLog:
         self._tensorboard = None if quiet else _tensorboard(folder)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Records numbers of one step; None becomes null, other values are left out."""
+        """Records numbers of one step; other values are left out.
+
+        None becomes null, and so do NaN and infinity, which JSON does not have.
+        """
         numbers = {k: v for k, v in values.items() if v is None or _is_number(v)}
+        numbers = {k: v if _is_finite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
         if self._tensorboard:
@@ -63,6 +68,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def _tensorboard(folder: Path):
     try:
         from tensorboardX import SummaryWriter
@@ -79,9 +88,14 @@ def progress_line(
     speed = (
         f"{values['images_per_s']:.1f} img/s" if values["images_per_s"] else "compiled"
     )
+    scale = ""
+    if "loss_scale" in values:
+        skipped = f"skipped {values['skipped_steps']:.0f}"
+        scale = f"loss scale {values['loss_scale']:g} ({skipped})  "
     return (
         f"step {step:>{len(str(total))}}/{total}  epoch {values['epoch']:.2f}  "
         f"loss {values['loss']:.4f} ({parts})  lr {values['lr']:.2e}  "
+        f"{scale}"
         f"{speed}  data wait {values['data_wait']:.0%}  "
         f"eta {duration(seconds_left)}"
     )

@@ -103,14 +103,21 @@ def _report(
     metrics, clock: Clock, plan: Plan, done: int, image_ids
 ) -> dict[str, float]:
     values = _finite(metrics, done, image_ids) | clock.report()
-    return values | {"lr": float(plan.rate(done - 1)), "epoch": plan.epoch_of(done)}
+    # Skipped steps do not move the optimiser's own count, which the rate follows.
+    taken = done - int(values.get("skipped_steps", 0))
+    rate = float(plan.rate(max(taken - 1, 0)))
+    return values | {"lr": rate, "epoch": plan.epoch_of(done)}
 
 
 def _finite(metrics, done: int, image_ids) -> dict[str, float]:
-    """The metrics as numbers, if they are."""
+    """The metrics as numbers, if they are.
+
+    With a loss scale a step that overflows is skipped, which is no error until halving
+    has taken the scale below 1: then the loss itself is broken.
+    """
     values = {name: float(value) for name, value in metrics.items()}
     broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
+    if broken and values.get("loss_scale", 0.0) < 1.0:
         raise NonFinite(
             f"{', '.join(broken)} not finite at step {done}; rows of the data set in"
             f" this batch: {image_ids.tolist()}. Look at these images' boxes, or lower"

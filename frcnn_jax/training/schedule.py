@@ -15,6 +15,15 @@ def base_rate(train: config.Train) -> float:
     return train.lr * train.batch_size / train.lr_batch_size
 
 
+def text(train: config.Train) -> str:
+    """For people: "learning rate 0.0025 (0.02 for 16 images, scaled to 2)"."""
+    rate, scaled = base_rate(train), ""
+    if rate != train.lr:
+        of = f"{train.lr:g} for {train.lr_batch_size} images"
+        scaled = f" ({of}, scaled to {train.batch_size})"
+    return f"learning rate {rate:g}{scaled}"
+
+
 def learning_rate(
     train: config.Train, milestones: tuple[int, ...]
 ) -> Callable[[Array], Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from frcnn_jax.training import optimizer
+from frcnn_jax.training.loss_scale import LossScale
 from frcnn_jax.types import Variables
 
 
@@ -16,13 +17,15 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32
     variables: Variables
     opt_state: Any
+    loss_scale: LossScale | None = None  # None: the loss is differentiated as it is
 
 
 def create(
     variables: Variables,
     tx: optax.GradientTransformation,
     freeze: tuple[str, ...],
+    loss_scale: LossScale | None = None,
 ) -> TrainState:
     """A state before the first step; only trainable parameters get optimiser state."""
     trainable, _ = optimizer.split(variables["params"], freeze)
-    return TrainState(jnp.int32(0), variables, tx.init(trainable))
+    return TrainState(jnp.int32(0), variables, tx.init(trainable), loss_scale)

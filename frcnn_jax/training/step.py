@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from frcnn_jax.training import optimizer
+from frcnn_jax.training import loss_scale, optimizer
 from frcnn_jax.training.state import TrainState
 from frcnn_jax.types import Batch, Detections, Detector, Variables
 
@@ -30,41 +31,60 @@ def make_train_step(
 
     `key` is the run's key; the step number is folded in here. Metrics are scalars over
     the global batch. Only trainable parameters are differentiated, so nothing is
-    computed backwards below the frozen stages.
+    computed backwards below the frozen stages. With a loss scale in the state, a step
+    whose global gradient is not finite changes nothing but step number and scale.
     """
 
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(P(), P(), P(), P(AXIS), P()),
+        in_specs=(P(), P(), P(), P(AXIS), P(), P()),
         out_specs=P(),
         check_vma=False,
     )
-    def gradients(trainable, frozen, collections, batch, key):
+    def gradients(trainable, frozen, collections, batch, key, scale):
         def loss(trainable):
             params = optimizer.join(trainable, frozen)
             variables = {**collections, "params": params}
-            return detector.loss(variables, batch, key, AXIS)
+            total, (metrics, updates) = detector.loss(variables, batch, key, AXIS)
+            metrics = {"loss": total, **metrics}
+            return loss_scale.scaled(total, scale), (metrics, updates)
 
-        (total, (metrics, updates)), grads = jax.value_and_grad(loss, has_aux=True)(
-            trainable
-        )
-        grads, metrics = jax.lax.psum((grads, {"loss": total, **metrics}), AXIS)
-        return grads, metrics, updates
+        grads, (metrics, updates) = jax.grad(loss, has_aux=True)(trainable)
+        grads, metrics = jax.lax.psum((grads, metrics), AXIS)
+        return loss_scale.unscaled(grads, scale), metrics, updates
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch, key: jax.Array):
         trainable, frozen = optimizer.split(state.variables["params"], freeze)
         collections = {k: v for k, v in state.variables.items() if k != "params"}
         key = jax.random.fold_in(key, state.step)
-        grads, metrics, updates = gradients(trainable, frozen, collections, batch, key)
+        grads, metrics, updates = gradients(
+            trainable, frozen, collections, batch, key, state.loss_scale
+        )
         changes, opt_state = tx.update(grads, state.opt_state, trainable)
         params = optimizer.join(optax.apply_updates(trainable, changes), frozen)
         variables = {**collections, **updates, "params": params}
         metrics["grad_norm"] = optax.tree.norm(grads)
-        return TrainState(state.step + 1, variables, opt_state), metrics
+        after = TrainState(state.step + 1, variables, opt_state)
+        if state.loss_scale is None:
+            return after, metrics
+        return _settled(state, after, metrics)
 
     return step
+
+
+def _settled(before: TrainState, after: TrainState, metrics: dict):
+    """The new state if its gradient was finite, else the old one; scale adjusted."""
+    finite = jnp.isfinite(metrics["grad_norm"])
+    variables, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (after.variables, after.opt_state),
+        (before.variables, before.opt_state),
+    )
+    scale = loss_scale.adjusted(before.loss_scale, finite)
+    metrics |= {"loss_scale": scale.value, "skipped_steps": scale.skipped}
+    return TrainState(after.step, variables, opt_state, scale), metrics
 
 
 def make_predict_step(

@@ -56,7 +56,16 @@ def test_merge_error_lists_every_path_and_proposes_a_pattern():
     )
     assert "not in the model (1):\n    params/box_head/predictor/deltas/bias" in text
     assert "classes/kernel: model (4, 3), file (4, 81)" in text
-    assert "'box_head/predictor/.*'" in text
+    assert text.endswith(
+        "leave these fresh in training: --config.init.skip='box_head/predictor/.*'"
+    )
+
+
+def test_faults_all_over_propose_no_pattern():
+    """Skipping everything would be the pattern."""
+    with pytest.raises(ConversionError, match="another architecture") as error:
+        merge(FRESH, {"params/neck/conv/kernel": np.ones(2, np.float32)})
+    assert "init.skip" not in str(error.value)
 
 
 def test_merge_allows_what_the_caller_says_is_missing():

@@ -339,6 +339,24 @@ def test_classes_are_a_subset_by_name(tmp_path):
         load(tmp_path, classes=("cwo",))
 
 
+def test_of_a_subset_training_keeps_its_images_and_scoring_keeps_all(tmp_path):
+    """As mmdetection's rows of one and three classes."""
+    names = {1: "person", 2: "bicycle", 3: "car"}
+    images = [image(1), image(2), image(3)]
+    boxes = [box(1, 1, [1, 1, 9, 9], 1), box(2, 2, [2, 1, 9, 9], 3)]
+    data = content(images, boxes, [category(*c) for c in names.items()])
+    chosen = {"data": data, "classes": ("person",), "keep_empty": False}
+    train = read(tmp_path, **chosen)
+    assert [r.source_id for r in train.records] == [1]
+    assert train.skipped["images without boxes dropped"] == 2
+    val = read(tmp_path, **chosen, training=False)
+    assert [r.source_id for r in val.records] == [1, 2, 3]
+    assert [len(r.boxes) for r in val.records] == [1, 0, 0]
+    assert [c["name"] for c in val.annotations["categories"]] == ["person"]
+    assert len(val.annotations["images"]) == 3
+    assert [a["id"] for a in val.annotations["annotations"]] == [1]
+
+
 # ---- the dictionary for scoring
 
 

@@ -351,13 +351,14 @@ def test_any_number_of_devices_takes_the_same_step(devices):
     assert int(after.step) == 1
 
 
-def test_bfloat16_networks_give_float32_losses_near_the_others(plain):
-    metrics, _, grads = losses(collated(), dtype="bfloat16")
+@pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.1), ("float16", 0.01)])
+def test_narrow_networks_give_float32_losses_near_the_others(plain, dtype, rtol):
+    metrics, _, grads = losses(collated(), dtype=dtype)
     for leaf in (*metrics.values(), *jax.tree.leaves(grads)):
         assert leaf.dtype == jnp.float32
         assert np.isfinite(np.asarray(leaf)).all()
     for name in ("loss", *faster_rcnn.LOSSES):
-        np.testing.assert_allclose(metrics[name], plain[0][name], rtol=0.1)
+        np.testing.assert_allclose(metrics[name], plain[0][name], rtol=rtol)
 
 
 def test_bfloat16_networks_give_float32_detections_near_the_others():

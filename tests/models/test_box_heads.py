@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from frcnn_jax.models.box_heads import FCHead, Predictor
 
@@ -59,9 +60,10 @@ def test_crops_do_not_meet(rng):
         np.testing.assert_array_equal(ours[rest], theirs[rest])
 
 
-def test_outputs_are_float32_when_computing_in_bfloat16(rng):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_outputs_are_float32_when_computing_in_less(rng, dtype):
     head, variables, crops = head_and_variables(
-        rng, num_classes=3, hidden=(4,), dtype=jnp.bfloat16
+        rng, num_classes=3, hidden=(4,), dtype=dtype
     )
     for output in head.apply(variables, crops):
         assert output.dtype == jnp.float32

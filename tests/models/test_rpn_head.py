@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from frcnn_jax.models.rpn_head import RPNHead
 from frcnn_jax.ops.anchors import cell_index
@@ -70,8 +71,9 @@ def test_cells_outside_the_image_are_zeros_to_their_neighbours(rng):
         np.testing.assert_allclose(rows, expected, atol=1e-4)
 
 
-def test_outputs_are_float32_when_computing_in_bfloat16(rng):
-    head, variables, features, masks = head_and_variables(rng, jnp.bfloat16)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_outputs_are_float32_when_computing_in_less(rng, dtype):
+    head, variables, features, masks = head_and_variables(rng, dtype)
     for output in jax.tree.leaves(head.apply(variables, features, masks)):
         assert output.dtype == jnp.float32
 

@@ -117,7 +117,8 @@ def test_training_says_and_leaves_what_it_should(trained):
     assert "train: 24 images" in printed and "val: 8 images" in printed
     assert printed.count("step 8/8") == 1 and "img/s" in printed
     assert "AP50" in printed and f"finished 8 steps in {workdir}" in printed
-    assert "unreadable" not in printed
+    assert "unreadable" not in printed and "warning" not in printed
+    assert "learning rate 0.02;" in printed  # as it stands: 8 images of 8
     lines = metrics(workdir)
     assert [x["step"] for x in lines] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
     for line in lines[1:8]:
@@ -140,7 +141,7 @@ def test_a_finished_run_stays_as_it_is(trained, root):
 def final_state(workdir):
     """The newest checkpoint, optimiser included."""
     run, _ = build.load_run(workdir)
-    tx = optimizer.sgd(run.train, lambda step: 0.1)
+    tx = optimizer.make(run.train, lambda step: 0.1)
     state = create(build.fresh_variables(run), tx, run.train.freeze)
     with Checkpoints(workdir, keep=2) as saved:
         return saved.restore(distributed.replicate(state, distributed.make_mesh(1)))
@@ -265,7 +266,7 @@ TRAIN_FAULTS = {
     "--config.data.classes=cirle": "'cirle' is not in .*did you mean 'circle'",
     "--config.model.num_classes=7": "num_classes is 7, but train has 5 classes",
     "--config.init.load=weights.safetensors": "weights.safetensors does not exist",
-    "--config.model.roi.box_loss=ciou2": "did you mean 'iou'",
+    "--config.model.roi.box_loss=ciou2": "did you mean 'ciou'",
     "--config.train.lrr=1": "did you mean --config.train.lr",
     "--config.train.epochs=abc": "--config.train.epochs=abc: could not convert string",
 }

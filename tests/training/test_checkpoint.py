@@ -17,7 +17,7 @@ def start(linear):
 
     def make(devices: int = 1):
         mesh = distributed.make_mesh(devices)
-        tx = optimizer.sgd(TRAIN, lambda step: 0.05)
+        tx = optimizer.make(TRAIN, lambda step: 0.05)
         variables = linear.init(jax.random.key(0), None)
         state = create(variables, tx, ("trunk/bias",))
         take = step.make_train_step(linear, tx, ("trunk/bias",), mesh)

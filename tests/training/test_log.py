@@ -19,6 +19,13 @@ def test_numbers_are_written_at_once_one_object_a_line(tmp_path):
     assert lines(tmp_path)[1] == {"step": 2, "loss": 1.0}
 
 
+def test_what_json_does_not_have_is_null(tmp_path):
+    metrics = MetricLog(tmp_path, 0)
+    metrics.write(1, {"loss": float("nan"), "grad_norm": float("inf"), "lr": 0.1})
+    metrics.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": None, "grad_norm": None, "lr": 0.1}]
+
+
 def test_a_continued_run_forgets_steps_it_will_do_again(tmp_path):
     metrics = MetricLog(tmp_path, 0)
     for step in (1, 2, 3):
@@ -81,6 +88,12 @@ def test_the_progress_line_holds_everything():
         "step   7/120  epoch 0.50  loss 1.2346 (rpn_cls 0.250 rpn_box 0.250 cls 0.250"
         " box 0.250)  lr 2.00e-02  12.3 img/s  data wait 7%  eta 1m05s"
     )
+
+
+def test_the_progress_line_shows_a_loss_scale():
+    scale = {"loss_scale": 32768.0, "skipped_steps": 3.0}
+    line = progress_line(7, 120, {**VALUES, **scale}, seconds_left=65)
+    assert "lr 2.00e-02  loss scale 32768 (skipped 3)  12.3 img/s" in line
 
 
 def test_the_clock_counts_since_its_last_reset():

@@ -30,7 +30,7 @@ def train(linear, arrays_of, tmp_path):
 
     def run(name="run", plan=plan(), batches=None, limit=None):  # noqa: B008
         mesh, evaluated = distributed.make_mesh(2), []
-        tx = optimizer.sgd(TRAIN, plan.rate)
+        tx = optimizer.make(TRAIN, plan.rate)
         state = create(linear.init(jax.random.key(0), None), tx, ())
         state = distributed.replicate(state, mesh)
         workdir = tmp_path / name
@@ -160,6 +160,22 @@ def test_a_broken_state_is_not_saved(train, arrays_of, tmp_path):
         train(plan=plan(saves=(2, 3)), batches=batches())
     saved = {p.name for p in (tmp_path / "run/checkpoints").iterdir() if p.is_dir()}
     assert saved == {"2"}
+
+
+@pytest.mark.parametrize(("scale", "stops"), [(1.0, False), (0.5, True)])
+def test_an_overflow_is_an_error_only_when_no_scale_helps(scale, stops):
+    metrics = {"loss": np.inf, "loss_scale": scale, "skipped_steps": 17}
+    if stops:
+        with pytest.raises(NonFinite, match="loss not finite at step 20"):
+            loop._finite(metrics, 20, np.arange(2))
+    else:
+        assert loop._finite(metrics, 20, np.arange(2)) == metrics
+
+
+def test_skipped_steps_do_not_move_the_logged_rate():
+    metrics = {"loss": 1.0, "loss_scale": 8.0, "skipped_steps": 2}
+    report = loop._report(metrics, loop.Clock(), plan(), 7, np.arange(2))
+    assert report["lr"] == pytest.approx(0.002)  # the fifth step taken; drop at step 5
 
 
 def test_idle_time_counts_only_when_the_device_had_nothing_to_do():

@@ -74,3 +74,16 @@ def test_it_compiles():
     steps = np.array([0, 250, 1000])
     found = jax.jit(jax.vmap(at))(steps)
     np.testing.assert_allclose(found, [at(s) for s in steps], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "of", "text"),
+    [
+        (2, 16, "learning rate 0.0025 (0.02 for 16 images, scaled to 2)"),
+        (16, 16, "learning rate 0.02"),
+        (2, 0, "learning rate 0.02"),
+    ],
+)
+def test_scaling_is_told(batch, of, text):
+    train = config.Train(batch_size=batch, lr_batch_size=of, lr=0.02)
+    assert schedule.text(train) == text

@@ -30,20 +30,20 @@ def paths(tree):
     ],
 )
 def test_only_trainable_paths_have_optimiser_state(freeze, trainable):
-    tx = optimizer.sgd(config.Train(), lambda step: 0.1)
+    tx = optimizer.make(config.Train(), lambda step: 0.1)
     state = create(VARIABLES, tx, freeze)
     assert set(paths(state.opt_state)) == trainable
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 
 
 def test_it_begins_at_step_0_with_the_variables_as_they_are():
-    tx = optimizer.sgd(config.Train(), lambda step: 0.1)
+    tx = optimizer.make(config.Train(), lambda step: 0.1)
     state = create(VARIABLES, tx, ())
     assert state.step == 0 and state.step.dtype == jnp.int32
     assert state.variables is VARIABLES
 
 
 def test_wrong_patterns_stop_before_the_first_step():
-    tx = optimizer.sgd(config.Train(), lambda step: 0.1)
+    tx = optimizer.make(config.Train(), lambda step: 0.1)
     with pytest.raises(ValueError, match="train.freeze pattern 'stem'"):
         create(VARIABLES, tx, ("stem",))

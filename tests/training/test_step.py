@@ -23,7 +23,7 @@ def flat(tree):
 
 def linear_state(detector, mesh, freeze=(), train=LINEAR):
     variables = detector.init(jax.random.key(3), None)
-    tx = optimizer.sgd(train, lambda step: 0.05)
+    tx = optimizer.make(train, lambda step: 0.05)
     state = distributed.replicate(create(variables, tx, freeze), mesh)
     return state, step.make_train_step(detector, tx, freeze, mesh)
 
@@ -198,7 +198,7 @@ def test_frozen_stages_cost_no_gradient(tiny_run):
 def convolutions(run, arrays, freeze):
     mesh = distributed.make_mesh(1)
     detector = build.detector(run.model)
-    tx = optimizer.sgd(run.train, lambda step: 0.1)
+    tx = optimizer.make(run.train, lambda step: 0.1)
     batch = distributed.to_batch(arrays, mesh)
     variables = jax.eval_shape(detector.init, jax.random.key(0), batch)
     state = jax.eval_shape(lambda v: create(v, tx, freeze), variables)

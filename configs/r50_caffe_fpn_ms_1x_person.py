@@ -1,0 +1,17 @@
+"""Faster R-CNN R-50-FPN in caffe style, multi-scale 1x on COCO's persons.
+
+Published box AP 55.8 (mmdetection, faster-rcnn_r50-caffe_fpn_ms-1x_coco-person);
+ours is not trained yet.
+
+The row starts from a detector of 80 classes with a fresh predictor:
+`--config.init.load=FILE --config.init.skip='box_head/predictor/.*'`, where FILE is
+`faster_rcnn_r50_caffe_fpn_mstrain_3x_coco_bbox_mAP-0.398_20200504_163323-30042637.pth`
+as .safetensors, see docs/porting.md.
+"""
+
+from configs import common
+from frcnn_jax import config
+
+
+def get_config() -> config.Run:
+    return common.subset("person")
