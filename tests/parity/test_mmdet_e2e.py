@@ -21,6 +21,7 @@ from tests.parity.compare import (
     narrow_weights,
     nested,
     note,
+    recipe,
 )
 
 MAPS = ("P2", "P3", "P4", "P5", "P6")
@@ -78,9 +79,9 @@ def canvas_batch(test, *, canvas=None, gt=None, scale=None) -> Batch:
     """Both recorded images (BGR there) on one canvas."""
     h, w = canvas or test["batch_input_shape"]
     images = np.zeros((2, h, w, 3), np.uint8)
-    for i in range(2):
-        image = test[f"img_{i}"][..., ::-1]
-        images[i, : image.shape[0], : image.shape[1]] = image
+    first = recipe.image(*test["img_shapes"][0], int(test["image_seed"]))
+    for i, image in enumerate((first, test["img_1"])):
+        images[i, : image.shape[0], : image.shape[1]] = image[..., ::-1]
     boxes, labels = np.zeros((2, 6, 4), np.float32), np.zeros((2, 6), np.int32)
     for i, (gt_boxes, gt_labels) in enumerate(gt or ()):
         boxes[i, : len(gt_boxes)] = gt_boxes

@@ -333,7 +333,7 @@ def test_wrong_words_of_scoring(tmp_path):
 def test_four_images_are_learned_by_heart(tiny_run):
     run, tiny_run.data.flip = tiny_run, 0.0
     run.model.fpn.channels = run.model.rpn.channels = 32
-    run.model.roi.fc, run.train.freeze, run.train.steps = (128, 128), (), 100
+    run.model.roi.fc, run.train.freeze, run.train.steps = (128, 128), (), 200
     run.train.batch_size = run.train.lr_batch_size = run.eval.batch_size = 4
     run.train.clip_norm, run.train.milestones = 10.0, ()
     run, data, _ = build.datasets(run)
