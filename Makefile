@@ -12,6 +12,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 DEMO := runs/demo
 JOBS ?= 2# test processes
+PART ?= 1/1# of the architectures
 ARGS ?=# more words for pytest, as in: make test ARGS="-m parity"
 
 # Compiled programs are kept, so that a second run does not compile again.
@@ -19,7 +20,7 @@ JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 
-.PHONY: help setup test demo lint fmt check parity results clean
+.PHONY: help setup test demo lint fmt check configs parity results clean
 
 help: ## print this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -52,6 +53,9 @@ fmt: $(READY) ## repair style and formatting
 	$(PY) -m ruff format .
 
 check: lint test ## lint, then test
+
+configs: $(READY) ## a step and a prediction of every architecture (PART=K/N: a part)
+	$(PY) tools/check_configs.py --part=$(PART)
 
 parity: $(READY) ## compare with the peers' numbers and keep the largest errors
 	FRCNN_RECORD_PARITY=benchmarks/results/parity.json \

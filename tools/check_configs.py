@@ -1,7 +1,7 @@
 """One true training step and one prediction of every architecture, on small images.
 
     python tools/check_configs.py                    # all, some minutes
-    python tools/check_configs.py --part=3/14        # the third of fourteen parts
+    python tools/check_configs.py --part=3/16        # the third of sixteen parts
     python tools/check_configs.py --names r50_fpn_1x jwyang_vgg16_800
 
 The networks are whole, only the canvas is small. Checks that losses are finite, that
