@@ -1,8 +1,9 @@
 """Scores a detector: python eval.py --config=... --workdir=DIR, or --weights=FILE.
 
 With a workdir its own configuration and newest checkpoint are used (fields given on the
-command line win) and `eval.json` is written there. --pictures also draws predictions
-beside ground truth.
+command line win) and `eval.json` is written there. Names of published weights,
+--weights=mmdet:r50_fpn_1x, need no configuration; --weights=mmdet: lists the names.
+--pictures also draws predictions beside ground truth.
 """
 
 import json
@@ -20,7 +21,7 @@ from frcnn_jax.training import distributed
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
 flags.DEFINE_string("workdir", None, "Folder of a run to score.")
-flags.DEFINE_string("weights", None, "Weights file to score instead of a checkpoint.")
+flags.DEFINE_string("weights", None, "Weights file or name to score, not a checkpoint.")
 flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
 flags.DEFINE_bool("pictures", False, "Draw predictions beside ground truth.")
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)

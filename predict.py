@@ -1,7 +1,8 @@
 """Draws detections: python predict.py --workdir=DIR IMAGE_OR_DIR... --out=DIR.
 
-Instead of a workdir: --config=... --weights=FILE. Writes one picture per image and
-`predictions.json` in COCO results format.
+Instead of a workdir: --config=... --weights=FILE, or the name of published weights,
+--weights=mmdet:r50_fpn_1x; `eval.py --weights=mmdet:` lists them. Writes one picture
+per image and `predictions.json` in COCO results format.
 """
 
 import json
@@ -19,7 +20,9 @@ from frcnn_jax.types import Detections
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
 flags.DEFINE_string("workdir", None, "Folder of a trained run.")
-flags.DEFINE_string("weights", None, "Weights file, with --config.")
+flags.DEFINE_string(
+    "weights", None, "Weights file, with --config; or a published name."
+)
 flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
 
@@ -29,7 +32,7 @@ def main(argv: list[str]) -> None:
     run = build.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
     model = build.trained(run, FLAGS.workdir, FLAGS.weights)
-    labels = model.labels or build.guessed_labels(run.model)
+    labels = model.labels or build.guessed_labels(run)
     out = Path(FLAGS.out)
     places = pictures.drawings(paths, out)
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,8 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from frcnn_jax import config
-from frcnn_jax.convert import files
+from frcnn_jax import cli, config
+from frcnn_jax.convert import files, published
 from frcnn_jax.convert.merge import merge
 from frcnn_jax.data import batching, coco, coco_classes, loader, records
 from frcnn_jax.detectors import faster_rcnn
@@ -29,6 +30,9 @@ from frcnn_jax.training import (
 )
 from frcnn_jax.training.state import TrainState, create
 from frcnn_jax.types import Batch, Detector, Variables
+
+# Beside the scripts, and importable where they are.
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Labels(NamedTuple):
@@ -96,17 +100,22 @@ def labels_of(data: records.Dataset) -> Labels:
     return Labels(data.class_names, data.category_ids)
 
 
-def guessed_labels(model: config.FasterRCNN) -> Labels:
-    """Names for weights that name nothing: COCO's for 80 classes, numbers otherwise.
+def guessed_labels(run: config.Run) -> Labels:
+    """Names for weights that name nothing.
 
-    With 90 classes a label is taken for COCO's id, as in torchvision's weights.
+    COCO's for 80 classes; with 90 a label is taken for COCO's id, as in torchvision's
+    weights; a subset of COCO's in `data.classes` names as many; numbers otherwise.
     """
     names, ids = coco_classes.NAMES, coco_classes.IDS
-    if model.num_classes == len(names):
+    classes, subset = run.model.num_classes, run.data.classes
+    if classes == len(names):
         return Labels(names, ids)
-    if model.num_classes == max(ids):
+    if classes == max(ids):
         return Labels(*records.ids_as_labels(names, ids))
-    numbers = range(1, model.num_classes + 1)
+    found = [pair for pair in zip(names, ids, strict=True) if pair[0] in subset]
+    if subset and len(found) == len(subset) == classes:
+        return Labels(*zip(*found, strict=True))
+    numbers = range(1, classes + 1)
     return Labels(tuple(f"class {n}" for n in numbers), tuple(numbers))
 
 
@@ -321,16 +330,38 @@ class Trained(NamedTuple):
 def chosen(
     run: config.Run | None, workdir: str | None, weights: str | None
 ) -> config.Run:
-    """The run to load a model for: the one given, else the folder's own.
+    """The run to load a model for: given, the folder's own, or that of a weights' name.
 
-    Errors: neither a folder, nor both a configuration and a weights file.
+    Errors: none of them, a configuration alone, an unknown name.
     """
+    named = weights is not None and published.is_name(weights)
+    row = published.find(weights) if named else None
     if workdir is not None:
         own, _ = load_run(workdir)
         return own if run is None else with_own_model(run, own)
+    if run is None and row is not None:
+        return published_run(row)
     if run is None or weights is None:
-        raise ValueError("name a --workdir, or both --config and --weights")
+        raise ValueError(
+            "name a --workdir, or both --config and --weights, or published weights,"
+            " as in --weights=mmdet:r50_fpn_1x"
+        )
     return run
+
+
+def published_run(row: published.Published) -> config.Run:
+    """The configuration that published weights belong to; prints which.
+
+    Errors: weights of a trunk.
+    """
+    if not row.config:
+        raise ValueError(
+            f"{row.name} is an ImageNet trunk, not a detector: start a training from it"
+            f" with --config.init.load={row.name}"
+        )
+    file = os.path.relpath(CONFIGS / f"{row.config}.py")
+    print(f"{row.name}: --config={file}" + (f" ({row.note})" if row.note else ""))
+    return cli.run_of(file)
 
 
 def trained(run: config.Run, workdir: str | None, weights: str | None) -> Trained:

@@ -101,8 +101,7 @@ def parse(argv: Sequence[str]) -> list[str]:
         flagged = [word for word in _before_dashes(argv) if word.startswith("-")]
         file = _config_file(argv)
         if file is not None:
-            _check_file(file)
-            _check_fields(flagged, _run_of(file))
+            _check_fields(flagged, run_of(file))
             return flags.FLAGS(argv)
         _FIELDS[:] = [word for word in flagged if FIELD.match(word)]
         return flags.FLAGS([word for word in argv if word not in _FIELDS])
@@ -112,7 +111,7 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 def with_fields(run: config.Run) -> config.Run:
-    """The run of a folder with the --config.* fields of this command line.
+    """A run, of a folder or a name, with the --config.* fields of this command line.
 
     For commands without a --config file. Errors: ValueError for a field that this run
     does not have, flags.Error for a value that does not parse as its field's type.
@@ -157,8 +156,12 @@ def _check_file(file: str) -> None:
     raise FileNotFoundError(f"--config: {file} does not exist{hint}")
 
 
-def _run_of(file: str) -> config.Run:
-    """What a configuration file gives, before any field of the command line."""
+def run_of(file: str) -> config.Run:
+    """What a configuration file gives, before any field of the command line.
+
+    Errors: FileNotFoundError with the nearest name.
+    """
+    _check_file(file)
     values = flags.FlagValues()
     argv = ["", f"--config={file}"]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)

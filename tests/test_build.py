@@ -86,14 +86,29 @@ def test_a_detector_needs_to_know_its_classes(tiny_run):
         build.detector(tiny_run.model)
 
 
+def guessed(num_classes, *names):
+    run = config.Run()
+    run.model.num_classes, run.data.classes = num_classes, names
+    return build.guessed_labels(run)
+
+
 def test_labels_of_weights_that_name_none():
-    coco = build.guessed_labels(config.FasterRCNN(num_classes=80))
+    coco = guessed(80)
     assert coco == (coco_classes.NAMES, coco_classes.IDS)
-    names, ids = build.guessed_labels(config.FasterRCNN(num_classes=90))
+    names, ids = guessed(90)
     assert names[12] == "stop sign" and ids[12] == 13
     assert names[11] == "unused 12" and ids[11] is None and len(names) == 90
-    three = build.guessed_labels(config.FasterRCNN(num_classes=3))
+    three = guessed(3)
     assert three == (("class 1", "class 2", "class 3"), (1, 2, 3))
+
+
+def test_labels_of_a_subset_of_coco():
+    assert guessed(1, "person") == (("person",), (1,))
+    # As data sets have it: the order of COCO, not of the list.
+    cars = guessed(3, "car", "person", "traffic light")
+    assert cars == (("person", "car", "traffic light"), (1, 3, 10))
+    assert guessed(2, "person", "crab") == (("class 1", "class 2"), (1, 2))
+    assert guessed(2, "person") == (("class 1", "class 2"), (1, 2))
 
 
 def test_oddities_are_told_only_when_there_are_some(loaded, tmp_path):

@@ -19,7 +19,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import detectron2, imagenet, jwyang, mmdet, torchvision
+from frcnn_jax.convert import (
+    detectron2,
+    download,
+    imagenet,
+    jwyang,
+    mmdet,
+    torchvision,
+)
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
     NOTE,
@@ -42,11 +49,12 @@ class Loaded(NamedTuple):
 def load(path: str | Path) -> tuple[Flat, dict[str, str]]:
     """Reads a weight file as it stands: arrays by name, and metadata (strings).
 
+    A published name, `mmdet:r50_fpn_1x`, stands for its file, fetched if need be.
     .npz files have no metadata, so theirs is empty. Raises FileNotFoundError with the
     nearest name in the folder, ConversionError for an unknown suffix and for a file
-    that is truncated, damaged or holds Python objects.
+    that is truncated, damaged or holds Python objects; for names what `download` does.
     """
-    path = Path(path)
+    path = download.local(path)
     if path.is_dir():
         raise ConversionError(f"{path} is a folder, not a weight file")
     reader = _READERS.get(path.suffix.lower())
