@@ -4,9 +4,8 @@ Published box AP 55.8 (mmdetection, faster-rcnn_r50-caffe_fpn_ms-1x_coco-person)
 ours is not trained yet.
 
 The row starts from a detector of 80 classes with a fresh predictor:
-`--config.init.load=FILE --config.init.skip='box_head/predictor/.*'`, where FILE is
-`faster_rcnn_r50_caffe_fpn_mstrain_3x_coco_bbox_mAP-0.398_20200504_163323-30042637.pth`
-as .safetensors, see docs/porting.md.
+`--config.init.load=mmdet:r50_caffe_fpn_ms_3x_2020
+--config.init.skip='box_head/predictor/.*'`.
 """
 
 from configs import common

@@ -3,8 +3,8 @@
 Published box AP 40.2 (mmdetection, faster-rcnn_r50-tnr-pre_fpn_1x_coco);
 ours is not trained yet.
 
-The row starts from torchvision's `resnet50-11ad3fa6.pth` (IMAGENET1K_V2), which
-`--config.init.load=FILE` wants as .safetensors or .npz, see docs/porting.md.
+The row starts from torchvision's IMAGENET1K_V2 trunk:
+`--config.init.load=torchvision:resnet50_v2`.
 """
 
 from configs import common

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -396,6 +397,28 @@ def test_which_run_is_meant(tmp_path):
     for incomplete in ((None, None, None), (run, None, None), (None, None, "w")):
         with pytest.raises(ValueError, match="--workdir, or both --config and --weig"):
             build.chosen(*incomplete)
+
+
+# ml_collections loads configuration files with a method that is to go.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_published_weights_bring_their_configuration(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = build.chosen(None, None, "mmdet:r50_caffe_fpn_ms_1x_person")
+    assert run.data.classes == ("person",) and run.model.num_classes == 1
+    told = capsys.readouterr().out
+    assert re.match(
+        r"mmdet:r50_caffe_fpn_ms_1x_person: --config=(\.\./)+\S+/configs/"
+        r"r50_caffe_fpn_ms_1x_person\.py \(the file name says r50_fpn_1x; ",
+        told,
+    )
+    own = config.Run(seed=4)
+    assert build.chosen(own, None, "mmdet:r50_fpn_1x") is own
+    with pytest.raises(
+        ValueError, match="ImageNet trunk, not a detector: .*init.load="
+    ):
+        build.chosen(None, None, "torchvision:resnet50")
+    with pytest.raises(ValueError, match="nearest: mmdet:r50_fpn_1x"):
+        build.chosen(own, None, "mmdet:r50_fpn_1")
 
 
 # ---- scoring

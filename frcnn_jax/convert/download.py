@@ -122,7 +122,7 @@ def _download(row: published.Published, address: str, target: Path) -> None:
     while not whole:
         try:
             _receive_checked(row, address, target)
-            break
+            whole = True
         except DownloadError:
             raise
         except (OSError, http.client.HTTPException) as error:
@@ -144,29 +144,31 @@ def _receive_checked(row: published.Published, address: str, target: Path) -> No
 
     Errors: OSError and HTTPException may pass, DownloadError will not.
     """
-    part = _part(target)
     try:
-        continued = _receive(address, target)
+        doubtful = _receive(address, target)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the part is as long as the file, or longer
-            part.unlink(missing_ok=True)
+            _forget(target)
         if error.code in _AGAIN or error.code >= 500:
             raise
         way_out = _by_hand(target)
         raise DownloadError(f"{address}: {_reason(error)}; {way_out}") from error
-    found = _digest(part, row)
+    found = _digest(_part(target), row)
     if found == row.digest:
         return
-    part.unlink()
+    _forget(target)
     wrong = f"its sha256 begins with {found}, expected {row.digest}; removed"
-    if continued:
+    if doubtful:
         raise OSError(f"{wrong}, starting over")
     raise DownloadError(f"{address}: {wrong}; {_by_hand(target)}")
 
 
 def _receive(address: str, target: Path) -> bool:
-    """Appends the rest of the file to its part, or begins it; True if it went on."""
+    """Appends the rest of the file to its part, or begins it.
+
+    True if a wrong hash may not be the server's: a part from before, no length told.
+    """
     part, tag = _part(target), _tag(target)
     start = _size(part)
     headers = {"User-Agent": "frcnn_jax"}
@@ -180,7 +182,7 @@ def _receive(address: str, target: Path) -> bool:
         if response.status == 206:
             given = response.headers.get("Content-Range", "")
             if not given.startswith(f"bytes {start}-"):
-                part.unlink(missing_ok=True)
+                _forget(target)
                 raise OSError(f"the server sent {given or 'an unnamed range'}")
         else:
             start = 0
@@ -193,7 +195,7 @@ def _receive(address: str, target: Path) -> bool:
             _copy(response, file, start)
             with _disk(part):
                 os.fsync(file.fileno())
-    return bool(start)
+    return start > 0 or "Content-Length" not in response.headers
 
 
 def _part(target: Path) -> Path:
@@ -203,6 +205,11 @@ def _part(target: Path) -> Path:
 def _tag(target: Path) -> Path:
     """Keeps what tells versions of the file on the server apart."""
     return Path(f"{target}.part.tag")
+
+
+def _forget(target: Path) -> None:
+    _part(target).unlink(missing_ok=True)
+    _tag(target).unlink(missing_ok=True)
 
 
 def _version(headers: http.client.HTTPMessage) -> str:
