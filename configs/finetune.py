@@ -1,7 +1,8 @@
 """Fine-tuning on your own COCO-format data: `--config.data.root=DIR` is enough.
 
 Class names and their number come from the JSON. A ResNet-18 trunk with its stages to C4
-keeps it quick on a CPU; start it from ImageNet weights with `--config.init.load=FILE`.
+keeps it quick on a CPU; start it from ImageNet weights with
+`--config.init.load=torchvision:resnet18`.
 """
 
 from frcnn_jax import config

@@ -80,7 +80,7 @@ def fetch(row: published.Published) -> Path:
         )
     with _disk(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(f"{target}.lock", "w")
+        lock = open(f"{target}.lock", "wb")
     with lock:
         _wait_for(lock, target)
         if os.path.exists(target):  # another process had the lock
