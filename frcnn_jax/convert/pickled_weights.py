@@ -49,7 +49,7 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
         else:
             unused.append(name)
     if unused:
-        metadata[UNUSED] = f"{len(unused)} entries ({few(unused, 8)})"
+        metadata[UNUSED] = f"{len(unused)} beside the weights ({few(unused, 8)})"
     return arrays, metadata
 
 
@@ -113,7 +113,7 @@ def _printable(value: Any) -> str | None:
     if isinstance(value, list | tuple) and not isinstance(value, Pairs):
         items = [_plain(item) for item in value[:MAX_ITEMS]]
         fits = len(value) <= MAX_ITEMS and None not in items
-        return json.dumps(items) if fits else None
+        return json.dumps(items, ensure_ascii=False) if fits else None
     plain = _plain(value)
     return None if plain is None else str(plain)
 

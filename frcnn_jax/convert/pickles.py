@@ -90,7 +90,8 @@ class Unpickler:
         self._file = file
         self._left = size - file.tell()
         self._encodable = size  # what _codecs.encode may still copy
-        self._builders = {"_codecs.encode": self._encode, **builders}
+        empty = {"builtins.bytes": _no_bytes, "__builtin__.bytes": _no_bytes}
+        self._builders = {"_codecs.encode": self._encode, **empty, **builders}
         self._persistent = persistent
 
     def load(self) -> Any:
@@ -179,6 +180,11 @@ class Unpickler:
                 except UnicodeEncodeError as error:
                     raise ConversionError("pickle is damaged: no bytes") from error
         return Stub("_codecs.encode")
+
+
+def _no_bytes(arguments: tuple) -> Any:
+    """The empty bytes, which Python 3 writes in protocol 2 as a call."""
+    return Stub("builtins.bytes") if arguments else b""
 
 
 def _unknown(opcode: bytes) -> str:

@@ -116,11 +116,6 @@ class _Zip:
         self._storages = _Storages(self._fetch)
 
     def load(self) -> Any:
-        if f"{self._top}/constants.pkl" in self._entries:
-            raise ConversionError(
-                "a TorchScript program: save the weights in torch with "
-                "torch.save(torch.jit.load(path).state_dict(), 'weights.pth')"
-            )
         order = f"{self._top}/byteorder"
         if order in self._entries and self._archive.read(order) != b"little":
             raise ConversionError("written on a big-endian machine; save it on another")
@@ -153,6 +148,11 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     Members lie uncompressed side by side, so together they are no larger than the file.
     """
     entries = {info.filename: info for info in archive.infolist()}
+    if any(name.endswith("/constants.pkl") for name in entries):
+        raise ConversionError(
+            "a TorchScript program: save the weights in torch with "
+            "torch.save(torch.jit.load(path).state_dict(), 'weights.pth')"
+        )
     if len(entries) != len(archive.infolist()):
         raise ConversionError("a zip archive with two members of one name; refused")
     for name, info in entries.items():
