@@ -85,6 +85,10 @@ class Array:
         return np.ndarray(shape, dtype, data, order=order)
 
 
+class Scalar(Array):
+    """A numpy number, which is no weight."""
+
+
 class Storage:
     """Numbers of a torch file that tensors are views of, read once and when needed.
 
@@ -166,9 +170,9 @@ def _dtype(arguments: tuple) -> Any:
 def _scalar(arguments: tuple) -> Any:
     match arguments:
         case (DType() as dtype, bytes() as data):
-            array = Array()
-            array.take_state((1, (), dtype, False, data))
-            return array
+            number = Scalar()
+            number.take_state((1, (), dtype, False, data))
+            return number
     return Stub("numpy.scalar")
 
 
@@ -240,4 +244,6 @@ BUILDERS: dict[str, Builder] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _with_attributes,
+    "torch.autograd.variable.Variable": _parameter,  # before torch 0.4
+    "torch.nn.parameter.Parameter": _parameter,
 }

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from frcnn_jax.convert.pickled_arrays import Array, Tensor
+from frcnn_jax.convert.pickled_arrays import Array, Scalar, Tensor
 from frcnn_jax.convert.pickles import Pairs, Stub, text
 from frcnn_jax.convert.rules import ConversionError, Flat, few, raise_if_any
 
@@ -59,9 +59,9 @@ def _has_arrays(value: Any) -> bool:
 
 def _is_weight(value: Any) -> bool:
     """Says whether it is an array, or a tensor of a kind that is not read."""
-    return isinstance(value, Array | Tensor) or (
-        isinstance(value, Stub) and value.name.startswith("torch._utils._rebuild")
-    )
+    if isinstance(value, Stub):
+        return value.name.startswith("torch._utils._rebuild")
+    return isinstance(value, Array | Tensor) and not isinstance(value, Scalar)
 
 
 def _read(weights: Pairs) -> Flat:
@@ -98,7 +98,10 @@ def _beside(value: Pairs, key: str) -> Iterator[tuple[str, Any]]:
                     yield from ((f"{name}.{inner}.{n}", v) for n, v in _named(below))
                 else:
                     yield f"{name}.{inner}", below
-        elif name != key and (key or not _is_weight(found)):
+        elif name == key:
+            inside = ((n, v) for n, v in _named(found) if not _is_weight(v))
+            yield from ((f"{name}.{n}", v) for n, v in inside)
+        elif key or not _is_weight(found):
             yield name, found
 
 
@@ -119,19 +122,18 @@ def _printable(value: Any) -> str | None:
 
 
 def _plain(value: Any) -> str | int | float | None:
-    if isinstance(value, Array):
-        value = _scalar(value)
+    if isinstance(value, Scalar):
+        value = _number(value)
     if isinstance(value, bool | int | float):
         return value
     return text(value)
 
 
-def _scalar(array: Array) -> Any:
+def _number(scalar: Scalar) -> Any:
     try:
-        values = array.read()
+        return scalar.read().item()
     except ConversionError:
         return None
-    return values.item() if values.ndim == 0 else None
 
 
 def _no_dictionary(value: Any) -> str:

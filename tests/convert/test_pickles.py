@@ -393,3 +393,32 @@ def test_streams_that_do_not_fit(tmp_path, head, keys, match):
     data += pickle.dumps(keys, 2) + struct.pack("<q", 6) + bytes(24)
     with pytest.raises(ConversionError, match=match):
         read(tmp_path / "w.pth", data)
+
+
+def old(text: str) -> bytes:
+    """A str of Python 2."""
+    return b"U" + bytes([len(text)]) + text.encode()
+
+
+def test_torch_0_3_of_python_2(tmp_path):
+    """As jwyang's trunks: str, an OrderedDict of lists, parameters called by class."""
+    storage = b"(" + old("storage") + b"ctorch\nFloatStorage\n" + old("7") + old("cpu")
+    made = b"ctorch._utils\n_rebuild_tensor\n(" + storage + b"K\x06NtQ"
+    made += b"K\x00K\x02K\x03\x86K\x03K\x01\x86tR"
+    parameter = b"ctorch.nn.parameter\nParameter\n" + made + b"\x85R(\x88\x89Ntb"
+    items = b"](](" + old("a") + made + b"e](" + old("b") + parameter + b"ee\x85R"
+    data = b"".join(pickle.dumps(n, 2) for n in (torch_files.MAGIC, 1001, {}))
+    data += b"\x80\x02ccollections\nOrderedDict\n" + items + b"."
+    data += b"\x80\x02](" + old("7") + b"e."
+    data += struct.pack("<q", 6) + np.arange(6, dtype="<f4").tobytes()
+    arrays, _ = read(tmp_path / "w.pth", data)
+    assert list(arrays) == ["a", "b"]
+    assert all(a.tolist() == [[0, 1, 2], [3, 4, 5]] for a in arrays.values())
+
+
+def test_what_is_no_array_among_the_weights_is_listed(tmp_path):
+    odd = {"state_dict": {**GOOD, "extra_state": {"x": 1}, "version": 3}}
+    arrays, metadata = read(tmp_path / "w.pth", pickle.dumps(odd))
+    assert list(arrays) == ["a"]
+    assert metadata["state_dict.version"] == "3"
+    assert metadata["not used"] == "1 beside the weights (state_dict.extra_state)"

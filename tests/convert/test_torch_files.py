@@ -132,10 +132,12 @@ def test_detectron_of_python_2():
 
 def test_flat_dictionary_of_arrays(tmp_path):
     flat = WEIGHTS | {"note": "by hand", "half": np.float16([1, 2])}
+    flat |= {"map": np.float64(0.25), "odd": np.datetime64("2020"), 3: np.zeros(1)}
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(flat))
     arrays, metadata = files.load(tmp_path / "w.pkl")
     assert_same(arrays, WEIGHTS | {"half": np.float16([1, 2])})
-    assert metadata == {"note": "by hand"}
+    unused = "1 beside the weights (odd)"
+    assert metadata == {"note": "by hand", "map": "0.25", "not used": unused}
 
 
 def test_load_variables_says_whose_names_and_what_was_not_used():
