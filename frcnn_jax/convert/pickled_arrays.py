@@ -190,7 +190,8 @@ def _ordered(arguments: tuple) -> Pairs:
     pairs = Pairs()
     match arguments:
         case (list(items),):
-            pairs.extend(i for i in items if type(i) in (list, tuple) and len(i) == 2)
+            kept = (i for i in items if type(i) in (list, tuple) and len(i) == 2)
+            pairs.extend((key, value) for key, value in kept)
             items.clear()  # moved, so that a file cannot multiply it
     return pairs
 

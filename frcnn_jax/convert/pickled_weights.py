@@ -42,7 +42,7 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
     if all(name.startswith(PREFIX) for name in arrays):
         arrays = {name.removeprefix(PREFIX): a for name, a in arrays.items()}
     metadata, unused = {}, []
-    for name, found in _beside(value, "" if key is None else key):
+    for name, found in _beside(value, weights):
         printed = _printable(found)
         if printed is not None and len(metadata) < MAX_ENTRIES:
             metadata[name] = printed
@@ -89,7 +89,7 @@ def _array(value: Any) -> Any:
     return value.read()
 
 
-def _beside(value: Pairs, key: str) -> Iterator[tuple[str, Any]]:
+def _beside(value: Pairs, weights: Pairs) -> Iterator[tuple[str, Any]]:
     """Yields (path, value) of everything that is not the weights."""
     for name, found in _named(value):
         if name in ("meta", "dataset_meta") and isinstance(found, Pairs):
@@ -98,10 +98,10 @@ def _beside(value: Pairs, key: str) -> Iterator[tuple[str, Any]]:
                     yield from ((f"{name}.{inner}.{n}", v) for n, v in _named(below))
                 else:
                     yield f"{name}.{inner}", below
-        elif name == key:
+        elif found is weights:
             inside = ((n, v) for n, v in _named(found) if not _is_weight(v))
             yield from ((f"{name}.{n}", v) for n, v in inside)
-        elif key or not _is_weight(found):
+        elif weights is not value or not _is_weight(found):
             yield name, found
 
 

@@ -422,3 +422,13 @@ def test_what_is_no_array_among_the_weights_is_listed(tmp_path):
     assert list(arrays) == ["a"]
     assert metadata["state_dict.version"] == "3"
     assert metadata["not used"] == "1 beside the weights (state_dict.extra_state)"
+
+
+def test_a_key_that_comes_twice(tmp_path):
+    """The later one counts, as in a dictionary."""
+    array = pickle.dumps(GOOD["a"], 2)[2:-1]
+    weights = b"}" + pushed("w") + TRAP + b"s" + b"(" + pushed("w") + array + b"u"
+    body = b"}(" + pushed("model") + TRAP + pushed("model") + weights + b"u."
+    arrays, metadata = read(tmp_path / "w.pkl", b"\x80\x02" + body)
+    assert arrays["w"].tolist() == [0, 1, 2]
+    assert metadata["not used"] == "2 beside the weights (model, model.w)"
