@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from frcnn_jax.convert.pickled_arrays import Array, Scalar, Tensor
-from frcnn_jax.convert.pickles import Pairs, Stub, text
+from frcnn_jax.convert.pickles import Pairs, Stub, printable, text
 from frcnn_jax.convert.rules import ConversionError, Flat, few, raise_if_any
 
 KEYS = ("state_dict", "model_state_dict", "model", "blobs", "ema_state_dict")
@@ -49,12 +49,15 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
         else:
             unused.append(name)
     if unused:
-        metadata[UNUSED] = f"{len(unused)} beside the weights ({few(unused, 8)})"
+        names = printable(few(unused, 8))
+        metadata[UNUSED] = f"{len(unused)} beside the weights ({names})"
     return arrays, metadata
 
 
 def _has_arrays(value: Any) -> bool:
-    return isinstance(value, Pairs) and any(_is_weight(v) for _, v in value)
+    return isinstance(value, Pairs) and any(
+        _is_weight(found) and text(key) is not None for key, found in value
+    )
 
 
 def _is_weight(value: Any) -> bool:
@@ -90,25 +93,27 @@ def _array(value: Any) -> Any:
 
 
 def _beside(value: Pairs, weights: Pairs) -> Iterator[tuple[str, Any]]:
-    """Yields (path, value) of everything that is not the weights."""
-    for name, found in _named(value):
+    """Yields (path, value) of everything that is not a weight."""
+    for name, found in _named(value, weights):
         if name in ("meta", "dataset_meta") and isinstance(found, Pairs):
-            for inner, below in _named(found):
+            for inner, below in _named(found, weights):
                 if inner == "dataset_meta" and isinstance(below, Pairs):
-                    yield from ((f"{name}.{inner}.{n}", v) for n, v in _named(below))
+                    deep = _named(below, weights)
+                    yield from ((f"{name}.{inner}.{n}", v) for n, v in deep)
                 else:
                     yield f"{name}.{inner}", below
         elif found is weights:
-            inside = ((n, v) for n, v in _named(found) if not _is_weight(v))
-            yield from ((f"{name}.{n}", v) for n, v in inside)
-        elif weights is not value or not _is_weight(found):
+            yield from ((f"{name}.{n}", v) for n, v in _named(found, weights))
+        else:
             yield name, found
 
 
-def _named(pairs: Pairs) -> Iterator[tuple[str, Any]]:
+def _named(pairs: Pairs, weights: Pairs | None = None) -> Iterator[tuple[str, Any]]:
+    """Yields (name, value), of `weights` only what was not taken."""
     for key, value in pairs:
-        if (name := text(key)) is not None:
-            yield name, value
+        name = text(key)
+        if pairs is not weights or name is None or not _is_weight(value):
+            yield f"<{type(key).__name__}>" if name is None else name, value
 
 
 def _printable(value: Any) -> str | None:

@@ -432,3 +432,12 @@ def test_a_key_that_comes_twice(tmp_path):
     arrays, metadata = read(tmp_path / "w.pkl", b"\x80\x02" + body)
     assert arrays["w"].tolist() == [0, 1, 2]
     assert metadata["not used"] == "2 beside the weights (model, model.w)"
+
+
+def test_no_control_codes_reach_the_terminal(tmp_path):
+    clear = "\x1b[2J"
+    data = pickle.dumps({**GOOD, clear: {}})
+    assert read(tmp_path / "w.pkl", data)[1]["not used"].endswith("(\\x1b[2J)")
+    with pytest.raises(ConversionError) as error:
+        read(tmp_path / "w.pkl", pickle.dumps({clear: {}}))
+    assert clear not in str(error.value) and "\\x1b[2J" in str(error.value)
