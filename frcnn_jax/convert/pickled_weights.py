@@ -22,6 +22,7 @@ KEYS = ("state_dict", "model_state_dict", "model", "blobs", "ema_state_dict")
 PREFIX = "module."  # of torch's DataParallel
 UNUSED = "not used"
 MAX_ENTRIES = 100
+MAX_NAMES = 8
 MAX_MISFITS = 20
 MAX_ITEMS = 2000  # of a list
 
@@ -41,17 +42,23 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
     arrays = _read(weights)
     if all(name.startswith(PREFIX) for name in arrays):
         arrays = {name.removeprefix(PREFIX): a for name, a in arrays.items()}
-    metadata, unused = {}, []
-    for name, found in _beside(value, weights):
-        printed = _printable(found)
+    return arrays, _metadata(_beside(value, weights))
+
+
+def _metadata(found: Iterator[tuple[str, Any]]) -> dict[str, str]:
+    metadata, unused, count = {}, [], 0
+    for name, value in found:
+        printed = _printable(value)
         if printed is not None and len(metadata) < MAX_ENTRIES:
             metadata[name] = printed
-        else:
+            continue
+        count += 1
+        if len(unused) <= MAX_NAMES:
             unused.append(name)
     if unused:
-        names = printable(few(unused, 8))
-        metadata[UNUSED] = f"{len(unused)} beside the weights ({names})"
-    return arrays, metadata
+        names = printable(few(unused, MAX_NAMES))
+        metadata[UNUSED] = f"{count} beside the weights ({names})"
+    return metadata
 
 
 def _has_arrays(value: Any) -> bool:
@@ -77,8 +84,9 @@ def _read(weights: Pairs) -> Flat:
             arrays[name] = _array(value)
         except ConversionError as error:
             misfits.append(f"{name}: {error}")
-    if len(misfits) > MAX_MISFITS:
-        misfits[MAX_MISFITS:] = [f"and {len(misfits) - MAX_MISFITS} more"]
+            if len(misfits) == MAX_MISFITS:
+                misfits.append("perhaps more; the rest was not looked at")
+                break
     raise_if_any("weights that cannot be read", {"arrays": misfits})
     return arrays
 
@@ -156,6 +164,6 @@ def _no_arrays(value: Pairs) -> str:
             return f"under {key!r}: {_no_dictionary(value.get(key))}"
     names = [name for name, _ in _named(value)]
     return (
-        f"no arrays among its {len(names)} entries ({few(names, 8) or 'none'}), nor "
-        f"under {', '.join(KEYS)}"
+        f"no arrays among its {len(names)} entries "
+        f"({few(names, MAX_NAMES) or 'none'}), nor under {', '.join(KEYS)}"
     )

@@ -147,11 +147,13 @@ def _check_directory(file: BinaryIO, size: int) -> None:
     """
     file.seek(max(size - 98, 0))
     end = file.read().rjust(98)
-    if end[76:80] != b"PK\x05\x06":
-        raise ConversionError(f"a zip archive without an end; {TAIL}")
     (length,) = struct.unpack("<I", end[88:92])
+    whole = end[76:80] == b"PK\x05\x06"
     if end[56:60] == b"PK\x06\x07":
-        (length,) = struct.unpack("<Q", end[40:48])
+        length, start = struct.unpack("<Q16xQ", end[40:72])
+        whole = whole and end[:4] == b"PK\x06\x06" and start == size - 98
+    if not whole:
+        raise ConversionError(f"a zip archive without an end; {TAIL}")
     if length > MAX_DIRECTORY:
         raise ConversionError(f"a zip archive with {length} bytes of names; refused")
 

@@ -246,6 +246,13 @@ BOMBS = {
     "deep dictionaries": (b"}" + pushed("meta")) * 50_000 + b"K\x01" + b"s" * 50_000,
     "deep calls": TRAP + b")R" * 100_000,
     "many marks": b"(" * 100_000 + b"1" * 100_000 + b"N",
+    "long names": b"N"
+    + pushed("meta")
+    + b"}("
+    + pushed("n" * 999)
+    + b"q\x01N"
+    + b"h\x01N" * 150_000
+    + b"u",
     "a list that holds itself": b"]q\x01h\x01a",
     "a dictionary that holds itself": b"}q\x01" + pushed("meta") + b"h\x01s",
     "one shape many times": b"("
@@ -259,7 +266,15 @@ BOMBS = {
 def test_bombs_do_not_go_off(tmp_path, name):
     arrays, metadata = read(tmp_path / "w.pkl", with_array(BOMBS[name]))
     assert list(arrays) == ["w"]
-    assert all(len(text) < 1000 for text in metadata.values())
+    assert all(len(text) < 10_000 for text in metadata.values())
+
+
+def test_a_hundred_thousand_bad_weights(tmp_path):
+    made = pushed("a") + array(b"(" + b"J\xff\xff\xff\x7f" * 64 + b"t", "f4", b"")
+    body = b"}(" + made + b"q\x02" + pushed("n" * 999) + b"q\x01"
+    body += b"h\x02" + b"h\x01h\x02" * 100_000 + b"u."
+    with pytest.raises(ConversionError, match="perhaps more"):
+        read(tmp_path / "w.pkl", b"\x80\x02" + body)
 
 
 def test_colliding_keys_are_not_hashed(tmp_path):
