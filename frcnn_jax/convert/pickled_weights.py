@@ -21,7 +21,7 @@ from frcnn_jax.convert.rules import ConversionError, Flat, few, raise_if_any
 KEYS = ("state_dict", "model_state_dict", "model", "blobs", "ema_state_dict")
 PREFIX = "module."  # of torch's DataParallel
 UNUSED = "not used"
-MAX_ENTRIES = 100
+MAX_ENTRIES = 200  # that may become metadata
 MAX_NAMES = 8
 MAX_MISFITS = 20
 MAX_ITEMS = 2000  # of a list
@@ -47,9 +47,9 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
 
 def _metadata(found: Iterator[tuple[str, Any]]) -> dict[str, str]:
     metadata, unused, count = {}, [], 0
-    for name, value in found:
-        printed = _printable(value)
-        if printed is not None and len(metadata) < MAX_ENTRIES:
+    for number, (name, value) in enumerate(found):
+        printed = _printable(value) if number < MAX_ENTRIES else None
+        if printed is not None:
             metadata[name] = printed
             continue
         count += 1

@@ -9,7 +9,8 @@ Three containers, told apart by their contents:
 - one pickle of numpy arrays (detectron2 and Detectron `.pkl`).
 
 `pickles` reads the pickles. Only storages of the weights are read from the file, each
-once, so memory is the size of the weights (twice that for bfloat16).
+once, so memory is the size of the weights (twice that for bfloat16). Read, not mapped:
+a process dies when a file that it has mapped is overwritten.
 """
 
 import io
