@@ -1,8 +1,8 @@
-"""Weight files: .safetensors in and out, .npz in; which names a file speaks.
+"""Weight files: .safetensors in and out; .npz, .pth, .pt and .pkl in; whose names.
 
-A file holds a flat `{name: array}` and, in .safetensors, metadata `{key: string}`.
-Neither format runs code: no pickles, so no .pth here. From torch, one line makes a file
-for us: `safetensors.torch.save_file(state_dict, "weights.safetensors")`.
+A file holds a flat `{name: array}` and, but for .npz, metadata `{key: string}`. None of
+them runs code: the files of torch and detectron2 are read by `torch_files`, without
+torch and without what they name.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from frcnn_jax.convert import (
     imagenet,
     jwyang,
     mmdet,
+    torch_files,
     torchvision,
 )
 from frcnn_jax.convert.rules import (
@@ -50,9 +51,10 @@ def load(path: str | Path) -> tuple[Flat, dict[str, str]]:
     """Reads a weight file as it stands: arrays by name, and metadata (strings).
 
     A published name, `mmdet:r50_fpn_1x`, stands for its file, fetched if need be.
-    .npz files have no metadata, so theirs is empty. Raises FileNotFoundError with the
-    nearest name in the folder, ConversionError for an unknown suffix and for a file
-    that is truncated, damaged or holds Python objects; for names what `download` does.
+    .npz files have no metadata, so theirs is empty; in files of torch it is what lies
+    beside the weights. Raises FileNotFoundError with the nearest name in the folder,
+    ConversionError for an unknown suffix and for a file that is truncated, damaged or
+    holds no plain arrays; for names what `download` does.
     """
     path = download.local(path)
     if path.is_dir():
@@ -60,9 +62,7 @@ def load(path: str | Path) -> tuple[Flat, dict[str, str]]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConversionError(
-            f"{path}: unknown suffix {path.suffix!r}; "
-            f"supported: {', '.join(_READERS)} (from torch: "
-            f"safetensors.torch.save_file(state_dict, 'weights.safetensors'))"
+            f"{path}: unknown suffix {path.suffix!r}; supported: {', '.join(_READERS)}"
         )
     if not path.is_file():
         raise FileNotFoundError(_not_found(path))
@@ -171,7 +171,12 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    return Loaded(converted.variables, metadata, kind, converted.notes())
+    beside = metadata.get(torch_files.UNUSED)
+    notes = [
+        *converted.notes(),
+        *([f"{torch_files.UNUSED}: {beside}"] if beside else ()),
+    ]
+    return Loaded(converted.variables, metadata, kind, tuple(notes))
 
 
 def _strings(metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -221,6 +226,7 @@ def _read_npz(path: Path) -> tuple[Flat, dict[str, str]]:
 _READERS: dict[str, Callable[[Path], tuple[Flat, dict[str, str]]]] = {
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
+    **dict.fromkeys(torch_files.SUFFIXES, torch_files.read),
 }
 
 

@@ -99,10 +99,12 @@ def test_missing_file_names_the_nearest(tmp_path):
         files.load(tmp_path / "nowhere" / "w.npz")
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w"])
+@pytest.mark.parametrize("name", ["w.onnx", "w.tar", "w"])
 def test_unknown_suffix_names_the_supported(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(ConversionError, match=r"supported: \.safetensors, \.npz"):
+    with pytest.raises(
+        ConversionError, match=r"supported: \.safetensors, \.npz, \.pth"
+    ):
         files.load(tmp_path / name)
 
 
