@@ -206,9 +206,8 @@ class Eval:
 class Init:
     """Where weights start from."""
 
-    load: str = (
-        ""  # .safetensors or .npz: names of ours, mmdetection, jwyang, torchvision
-    )
+    # A file (.pth, .pkl, .safetensors, .npz) with names of ours or of a peer.
+    load: str = ""
     skip: tuple[str, ...] = ()  # patterns of whole paths that keep their fresh values
 
 

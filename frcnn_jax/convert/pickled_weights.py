@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from frcnn_jax.convert.pickled_arrays import Array, Scalar, Tensor
-from frcnn_jax.convert.pickles import Pairs, Stub, text
+from frcnn_jax.convert.pickles import Pairs, Stub, printable, text
 from frcnn_jax.convert.rules import ConversionError, Flat, few, raise_if_any
 
 KEYS = ("state_dict", "model_state_dict", "model", "blobs", "ema_state_dict")
 PREFIX = "module."  # of torch's DataParallel
 UNUSED = "not used"
-MAX_ENTRIES = 100
+MAX_ENTRIES = 200  # that may become metadata
+MAX_NAMES = 8
 MAX_MISFITS = 20
 MAX_ITEMS = 2000  # of a list
 
@@ -41,20 +42,29 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
     arrays = _read(weights)
     if all(name.startswith(PREFIX) for name in arrays):
         arrays = {name.removeprefix(PREFIX): a for name, a in arrays.items()}
-    metadata, unused = {}, []
-    for name, found in _beside(value, weights):
-        printed = _printable(found)
-        if printed is not None and len(metadata) < MAX_ENTRIES:
+    return arrays, _metadata(_beside(value, weights))
+
+
+def _metadata(found: Iterator[tuple[str, Any]]) -> dict[str, str]:
+    metadata, unused, count = {}, [], 0
+    for number, (name, value) in enumerate(found):
+        printed = _printable(value) if number < MAX_ENTRIES else None
+        if printed is not None:
             metadata[name] = printed
-        else:
+            continue
+        count += 1
+        if len(unused) <= MAX_NAMES:
             unused.append(name)
     if unused:
-        metadata[UNUSED] = f"{len(unused)} beside the weights ({few(unused, 8)})"
-    return arrays, metadata
+        names = printable(few(unused, MAX_NAMES))
+        metadata[UNUSED] = f"{count} beside the weights ({names})"
+    return metadata
 
 
 def _has_arrays(value: Any) -> bool:
-    return isinstance(value, Pairs) and any(_is_weight(v) for _, v in value)
+    return isinstance(value, Pairs) and any(
+        _is_weight(found) and text(key) is not None for key, found in value
+    )
 
 
 def _is_weight(value: Any) -> bool:
@@ -74,8 +84,9 @@ def _read(weights: Pairs) -> Flat:
             arrays[name] = _array(value)
         except ConversionError as error:
             misfits.append(f"{name}: {error}")
-    if len(misfits) > MAX_MISFITS:
-        misfits[MAX_MISFITS:] = [f"and {len(misfits) - MAX_MISFITS} more"]
+            if len(misfits) == MAX_MISFITS:
+                misfits.append("perhaps more; the rest was not looked at")
+                break
     raise_if_any("weights that cannot be read", {"arrays": misfits})
     return arrays
 
@@ -90,25 +101,27 @@ def _array(value: Any) -> Any:
 
 
 def _beside(value: Pairs, weights: Pairs) -> Iterator[tuple[str, Any]]:
-    """Yields (path, value) of everything that is not the weights."""
-    for name, found in _named(value):
+    """Yields (path, value) of everything that is not a weight."""
+    for name, found in _named(value, weights):
         if name in ("meta", "dataset_meta") and isinstance(found, Pairs):
-            for inner, below in _named(found):
+            for inner, below in _named(found, weights):
                 if inner == "dataset_meta" and isinstance(below, Pairs):
-                    yield from ((f"{name}.{inner}.{n}", v) for n, v in _named(below))
+                    deep = _named(below, weights)
+                    yield from ((f"{name}.{inner}.{n}", v) for n, v in deep)
                 else:
                     yield f"{name}.{inner}", below
         elif found is weights:
-            inside = ((n, v) for n, v in _named(found) if not _is_weight(v))
-            yield from ((f"{name}.{n}", v) for n, v in inside)
-        elif weights is not value or not _is_weight(found):
+            yield from ((f"{name}.{n}", v) for n, v in _named(found, weights))
+        else:
             yield name, found
 
 
-def _named(pairs: Pairs) -> Iterator[tuple[str, Any]]:
+def _named(pairs: Pairs, weights: Pairs | None = None) -> Iterator[tuple[str, Any]]:
+    """Yields (name, value), of `weights` only what was not taken."""
     for key, value in pairs:
-        if (name := text(key)) is not None:
-            yield name, value
+        name = text(key)
+        if pairs is not weights or name is None or not _is_weight(value):
+            yield f"<{type(key).__name__}>" if name is None else name, value
 
 
 def _printable(value: Any) -> str | None:
@@ -151,6 +164,6 @@ def _no_arrays(value: Pairs) -> str:
             return f"under {key!r}: {_no_dictionary(value.get(key))}"
     names = [name for name, _ in _named(value)]
     return (
-        f"no arrays among its {len(names)} entries ({few(names, 8) or 'none'}), nor "
-        f"under {', '.join(KEYS)}"
+        f"no arrays among its {len(names)} entries "
+        f"({few(names, MAX_NAMES) or 'none'}), nor under {', '.join(KEYS)}"
     )

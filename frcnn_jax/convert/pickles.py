@@ -52,6 +52,8 @@ class Stub:
 class Pairs(list):
     """A dictionary as its list of (key, value): unhashed, a later key wins."""
 
+    __slots__ = ()
+
     def get(self, name: str) -> Any:
         """Returns the last value under a string, None where there is none."""
         return next((v for k, v in reversed(self) if text(k) == name), None)
@@ -64,6 +66,11 @@ def text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode("latin1")
     return value
+
+
+def printable(words: str) -> str:
+    """Returns words of a file's making without control codes for a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in words)
 
 
 def _no_persistent_id(_: Any) -> Any:

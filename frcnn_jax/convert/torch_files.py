@@ -9,7 +9,8 @@ Three containers, told apart by their contents:
 - one pickle of numpy arrays (detectron2 and Detectron `.pkl`).
 
 `pickles` reads the pickles. Only storages of the weights are read from the file, each
-once, so memory is the size of the weights (twice that for bfloat16).
+once, so memory is the size of the weights (twice that for bfloat16). Read, not mapped:
+a process dies when a file that it has mapped is overwritten.
 """
 
 import io
@@ -23,13 +24,14 @@ from typing import Any, BinaryIO
 
 from frcnn_jax.convert import pickled_weights
 from frcnn_jax.convert.pickled_arrays import BUILDERS, Storage
-from frcnn_jax.convert.pickles import Name, Pairs, Unpickler, text
+from frcnn_jax.convert.pickles import Name, Pairs, Unpickler, printable, text
 from frcnn_jax.convert.rules import ConversionError, Flat
 
 SUFFIXES = (".pth", ".pt", ".pkl")
 UNUSED = pickled_weights.UNUSED  # the key of metadata for what was left
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
+MAX_DIRECTORY = 2**23  # bytes; a ResNet-50 detector has 30 thousand
 TAIL = "truncated or damaged?"
 
 # What zipfile and numpy raise for damaged files.
@@ -62,7 +64,7 @@ def read(path: Path) -> tuple[Flat, dict[str, str]]:
     except PermissionError:
         raise
     except ConversionError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        raise ConversionError(f"{path}: {printable(str(error))}") from error
     except _DAMAGE as error:
         raise ConversionError(f"{path}: {TAIL} {error}") from error
 
@@ -105,6 +107,7 @@ class _Zip:
     """The container of torch 1.6 and newer."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
+        _check_directory(file, size)
         self._archive = zipfile.ZipFile(file)
         self._entries = _entries(self._archive, size)
         tops = [n[: -len("/data.pkl")] for n in self._entries if _is_data(n)]
@@ -136,6 +139,24 @@ class _Zip:
                 f"bytes, not {storage.size}; {TAIL}"
             )
         return self._archive.read(entry)
+
+
+def _check_directory(file: BinaryIO, size: int) -> None:
+    """Refuses a table of contents too long for zipfile to hold in memory.
+
+    The last 22 bytes give its size, or, in long archives, a record 98 before the end.
+    """
+    file.seek(max(size - 98, 0))
+    end = file.read().rjust(98)
+    (length,) = struct.unpack("<I", end[88:92])
+    whole = end[76:80] == b"PK\x05\x06"
+    if end[56:60] == b"PK\x06\x07":
+        length, start = struct.unpack("<Q16xQ", end[40:72])
+        whole = whole and end[:4] == b"PK\x06\x06" and start == size - 98
+    if not whole:
+        raise ConversionError(f"a zip archive without an end; {TAIL}")
+    if length > MAX_DIRECTORY:
+        raise ConversionError(f"a zip archive with {length} bytes of names; refused")
 
 
 def _is_data(name: str) -> bool:

@@ -246,6 +246,13 @@ BOMBS = {
     "deep dictionaries": (b"}" + pushed("meta")) * 50_000 + b"K\x01" + b"s" * 50_000,
     "deep calls": TRAP + b")R" * 100_000,
     "many marks": b"(" * 100_000 + b"1" * 100_000 + b"N",
+    "long names": b"N"
+    + pushed("meta")
+    + b"}("
+    + pushed("n" * 999)
+    + b"q\x01N"
+    + b"h\x01N" * 150_000
+    + b"u",
     "a list that holds itself": b"]q\x01h\x01a",
     "a dictionary that holds itself": b"}q\x01" + pushed("meta") + b"h\x01s",
     "one shape many times": b"("
@@ -259,7 +266,15 @@ BOMBS = {
 def test_bombs_do_not_go_off(tmp_path, name):
     arrays, metadata = read(tmp_path / "w.pkl", with_array(BOMBS[name]))
     assert list(arrays) == ["w"]
-    assert all(len(text) < 1000 for text in metadata.values())
+    assert all(len(text) < 10_000 for text in metadata.values())
+
+
+def test_a_hundred_thousand_bad_weights(tmp_path):
+    made = pushed("a") + array(b"(" + b"J\xff\xff\xff\x7f" * 64 + b"t", "f4", b"")
+    body = b"}(" + made + b"q\x02" + pushed("n" * 999) + b"q\x01"
+    body += b"h\x02" + b"h\x01h\x02" * 100_000 + b"u."
+    with pytest.raises(ConversionError, match="perhaps more"):
+        read(tmp_path / "w.pkl", b"\x80\x02" + body)
 
 
 def test_colliding_keys_are_not_hashed(tmp_path):
@@ -432,3 +447,12 @@ def test_a_key_that_comes_twice(tmp_path):
     arrays, metadata = read(tmp_path / "w.pkl", b"\x80\x02" + body)
     assert arrays["w"].tolist() == [0, 1, 2]
     assert metadata["not used"] == "2 beside the weights (model, model.w)"
+
+
+def test_no_control_codes_reach_the_terminal(tmp_path):
+    clear = "\x1b[2J"
+    data = pickle.dumps({**GOOD, clear: {}})
+    assert read(tmp_path / "w.pkl", data)[1]["not used"].endswith("(\\x1b[2J)")
+    with pytest.raises(ConversionError) as error:
+        read(tmp_path / "w.pkl", pickle.dumps({clear: {}}))
+    assert clear not in str(error.value) and "\\x1b[2J" in str(error.value)

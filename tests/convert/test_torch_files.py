@@ -136,7 +136,7 @@ def test_flat_dictionary_of_arrays(tmp_path):
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(flat))
     arrays, metadata = files.load(tmp_path / "w.pkl")
     assert_same(arrays, WEIGHTS | {"half": np.float16([1, 2])})
-    unused = "1 beside the weights (odd)"
+    unused = "2 beside the weights (odd, <int>)"
     assert metadata == {"note": "by hand", "map": "0.25", "not used": unused}
 
 
@@ -282,6 +282,17 @@ def test_members_that_overlap(tmp_path):
     end[12:16] = struct.pack("<I", len(directory))
     path.write_bytes(data[:start] + directory + end)
     refused(path, "more in it than the file is long")
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_an_archive_of_nothing_but_names(tmp_path, long):
+    data = bytearray((GOLDEN / "zip.pth").read_bytes())
+    at, layout = (len(data) - 58, "<Q") if long else (len(data) - 10, "<I")
+    data[at : at + struct.calcsize(layout)] = struct.pack(layout, 2**23 + 1)
+    if not long:
+        data[-42:-38] = b"...."
+    (tmp_path / "w.pth").write_bytes(data)
+    refused(tmp_path / "w.pth", "8388609 bytes of names")
 
 
 def mutated(random, data: bytes) -> bytes:
