@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from frcnn_jax import build, cli, vis
+from frcnn_jax import build, cli, labels, vis
 from frcnn_jax.data import pictures, transforms
 from frcnn_jax.evaluation.results import to_results
 from frcnn_jax.training import distributed, step
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     run = build.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
     model = build.trained(run, FLAGS.workdir, FLAGS.weights)
-    labels = model.labels or build.guessed_labels(run)
+    classes = model.labels or labels.guessed(run)
     out = Path(FLAGS.out)
     places = pictures.drawings(paths, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -44,10 +44,10 @@ def main(argv: list[str]) -> None:
     for arrays, rows in pictures.batches(paths, run.data, batch_size):
         found = predict(variables, distributed.to_batch(arrays, mesh))
         found = distributed.to_host(found)
-        results += to_results(found, arrays["image_id"], numbers, labels.category_ids)
+        results += to_results(found, arrays["image_id"], numbers, classes.category_ids)
         for i, (number, path) in enumerate(rows):
             one = Detections(*(part[i] for part in found))
-            drawn += draw(path, one, labels.class_names, places[number])
+            drawn += draw(path, one, classes.class_names, places[number])
     for result in results:
         result["file_name"] = str(paths[result["image_id"]])
     (out / "predictions.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config
+from frcnn_jax import build, cli, config, labels
 from frcnn_jax.evaluation import coco
 from frcnn_jax.training import distributed, loop, schedule, step
 from frcnn_jax.training.checkpoint import Checkpoints
@@ -37,7 +37,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     run, data, val = build.datasets(run)
     workdir.mkdir(parents=True, exist_ok=True)
     if first:
-        build.save_run(workdir, run, build.labels_of(data))
+        build.save_run(workdir, run, labels.of_data(data))
     evaluator = build.Evaluator(run, val, mesh)
 
     def evaluate(variables, done):
@@ -51,7 +51,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         saved = checkpoints.latest
         batches = build.train_batches(run, data, saved or 0)
         plan = build.plan(run, batches.schedule)
-        state, tx = build.training_state(run, mesh, plan, load=saved is None)
+        state, tx = build.training_state(
+            run, mesh, plan, load=saved is None, class_names=data.class_names
+        )
         if saved is not None:
             state = checkpoints.restore(state)
             print(f"continuing {workdir} at step {saved} of {plan.total}")

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,14 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from frcnn_jax import cli, config
-from frcnn_jax.convert import files, published
-from frcnn_jax.convert.merge import merge
-from frcnn_jax.data import batching, coco, coco_classes, loader, records
+from frcnn_jax import cli, config, labels
+from frcnn_jax.convert import files, peers, published, surgery
+from frcnn_jax.convert.merge import matches, merge
+from frcnn_jax.data import batching, coco, loader, records
 from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.evaluation import coco as coco_metric
 from frcnn_jax.evaluation import infer
+from frcnn_jax.labels import Labels
 from frcnn_jax.training import (
     checkpoint,
     distributed,
@@ -33,13 +34,6 @@ from frcnn_jax.types import Batch, Detector, Variables
 
 # Beside the scripts, and importable where they are.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-
-class Labels(NamedTuple):
-    """What the classes of a model are called, label 1 first."""
-
-    class_names: tuple[str, ...]
-    category_ids: tuple[int | str | None, ...]  # None: no category has this label
 
 
 def detector(model: config.FasterRCNN) -> Detector:
@@ -95,30 +89,6 @@ def datasets(run: config.Run) -> tuple[config.Run, records.Dataset, records.Data
     return run, train, records.align_classes(val, train.class_names)
 
 
-def labels_of(data: records.Dataset) -> Labels:
-    """Class names and category ids of a data set."""
-    return Labels(data.class_names, data.category_ids)
-
-
-def guessed_labels(run: config.Run) -> Labels:
-    """Names for weights that name nothing.
-
-    COCO's for 80 classes; with 90 a label is taken for COCO's id, as in torchvision's
-    weights; a subset of COCO's in `data.classes` names as many; numbers otherwise.
-    """
-    names, ids = coco_classes.NAMES, coco_classes.IDS
-    classes, subset = run.model.num_classes, run.data.classes
-    if classes == len(names):
-        return Labels(names, ids)
-    if classes == max(ids):
-        return Labels(*records.ids_as_labels(names, ids))
-    found = [pair for pair in zip(names, ids, strict=True) if pair[0] in subset]
-    if subset and len(found) == len(subset) == classes:
-        return Labels(*zip(*found, strict=True))
-    numbers = range(1, classes + 1)
-    return Labels(tuple(f"class {n}" for n in numbers), tuple(numbers))
-
-
 def example_batch(hw: tuple[int, int] = (64, 64)) -> Batch:
     """One blank image, enough to initialise a detector."""
     arrays = batching.collate([None], hw, 8)
@@ -130,11 +100,12 @@ def fresh_variables(run: config.Run) -> Variables:
     return detector(run.model).init(jax.random.key(run.seed), example_batch())
 
 
-def variables(run: config.Run, path: str) -> Variables:
+def variables(run: config.Run, path: str, class_names: Sequence[str] = ()) -> Variables:
     """Fresh variables with the weights of a file put over them; prints what was done.
 
     A classifier's file leaves fresh what it does not have; a whole detector must fit
-    unless `init.skip` names what does not.
+    unless `init.skip` names what does not. With `class_names`, those of the run, a
+    file of other named classes gives the rows that it has.
     """
     fresh = traverse_util.flatten_dict(fresh_variables(run), sep="/")
     fresh = {name: np.asarray(value) for name, value in fresh.items()}
@@ -143,11 +114,34 @@ def variables(run: config.Run, path: str) -> Variables:
     loaded, optional = found.variables, ()
     if not any("/rpn/" in name for name in loaded):
         loaded, optional = _of_model(loaded, fresh), ("(?!backbone/).*",)
+    elif class_names and not matches(run.init.skip, peers.CLASSES):
+        loaded = _of_classes(run, found, fresh, class_names)
     merged, report = merge(fresh, loaded, run.init.skip, allow_missing=optional)
     text = report.text().replace("\n", "\n  ")
     print(f"weights {path} ({found.kind} names):\n  {text}", *found.notes, sep="\n  ")
     nested = traverse_util.unflatten_dict(merged, sep="/")
     return jax.tree.map(jax.numpy.asarray, nested)
+
+
+def _of_classes(
+    run: config.Run, found: files.Loaded, fresh: Mapping, class_names: Sequence[str]
+) -> Mapping[str, np.ndarray]:
+    """The file's variables with a class head for these classes; prints its report.
+
+    Names are guessed, COCO's for as many classes as COCO has, only for a head that
+    does not fit. Without names it stays as it is.
+    """
+    count = peers.classes(found.variables)
+    names = surgery.class_names(found.metadata)
+    if not names and count != len(class_names):
+        model = dataclasses.replace(run.model, num_classes=count)
+        coco_labels = labels.of_coco(config.Run(model=model))
+        names = coco_labels.class_names if coco_labels else ()
+    if not names or tuple(names) == tuple(class_names):
+        return found.variables
+    made, report = surgery.keep_classes(fresh, found.variables, names, class_names)
+    print(report.text())
+    return made
 
 
 def _of_model(loaded: Mapping, fresh: Mapping) -> dict[str, np.ndarray]:
@@ -250,14 +244,20 @@ def plan(run: config.Run, batches: batching.Schedule) -> loop.Plan:
 
 
 def training_state(
-    run: config.Run, mesh: jax.sharding.Mesh, plan: loop.Plan, *, load: bool
+    run: config.Run,
+    mesh: jax.sharding.Mesh,
+    plan: loop.Plan,
+    *,
+    load: bool,
+    class_names: Sequence[str] = (),
 ) -> tuple[TrainState, optax.GradientTransformation]:
     """The state before the first step, on the devices, and its optimiser.
 
-    With `load` the weights of `init.load` are put in; without, only shapes matter.
+    With `load` the weights of `init.load` are put in, rows of their class head by name
+    where `class_names` are given; without, only shapes matter.
     """
     path = run.init.load if load else ""
-    start = variables(run, path) if path else fresh_variables(run)
+    start = variables(run, path, class_names) if path else fresh_variables(run)
     tx, scale = optimizer.make(run.train, plan.rate), None
     if run.model.dtype == "float16":
         scale = loss_scale.start(run.train.loss_scale)
@@ -330,7 +330,7 @@ class Trained(NamedTuple):
 def chosen(
     run: config.Run | None, workdir: str | None, weights: str | None
 ) -> config.Run:
-    """The run to load a model for: given, the folder's own, or that of a weights' name.
+    """The run to load a model for: given, the folder's own, or that of the weights.
 
     Errors: none of them, a configuration alone, an unknown name.
     """
@@ -341,12 +341,22 @@ def chosen(
         return own if run is None else with_own_model(run, own)
     if run is None and row is not None:
         return published_run(row)
+    if run is None and weights is not None:
+        run = carried_run(files.metadata(weights))
     if run is None or weights is None:
         raise ValueError(
-            "name a --workdir, or both --config and --weights, or published weights,"
-            " as in --weights=mmdet:r50_fpn_1x"
+            "name a --workdir, or both --config and --weights, or weights that carry"
+            " their configuration: a file that convert.py made, or published ones, as"
+            " in --weights=mmdet:r50_fpn_1x"
         )
     return run
+
+
+def carried_run(metadata: Mapping[str, str]) -> config.Run | None:
+    """The configuration that a weight file of `convert.py` carries."""
+    if not {"frcnn_jax", "config"} <= metadata.keys():
+        return None
+    return config.from_dict(json.loads(metadata["config"]))
 
 
 def published_run(row: published.Published) -> config.Run:
@@ -366,13 +376,15 @@ def published_run(row: published.Published) -> config.Run:
 
 def trained(run: config.Run, workdir: str | None, weights: str | None) -> Trained:
     """A model from a run's folder, from a weights file, or both (the file wins)."""
-    labels = None if workdir is None else load_run(workdir)[1]
+    own = None if workdir is None else load_run(workdir)[1]
     if weights is not None:
-        return Trained(run, labels, variables(run, weights), weights, None)
+        loaded = variables(run, weights)
+        named = own or labels.of_metadata(files.metadata(weights))
+        return Trained(run, named, loaded, weights, None)
     like = distributed.replicate(fresh_variables(run), distributed.make_mesh(1))
     with checkpoint.Checkpoints(workdir, run.train.keep_checkpoints) as saved:
         found, number = saved.restore_variables(like)
-    return Trained(run, labels, found, f"{workdir} at step {number}", number)
+    return Trained(run, own, found, f"{workdir} at step {number}", number)
 
 
 def with_own_model(run: config.Run, own: config.Run) -> config.Run:

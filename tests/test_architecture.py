@@ -34,9 +34,11 @@ MAY_IMPORT = {
     "vis": {"types"},
     "cli": {"config"},
     "data": {"config"},
+    "labels": {"config", "data"},
     "convert": set(),
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
+MAY_IMPORT["porting"] = {*MAY_IMPORT}
 
 NOWHERE = {"clu", "tensorflow", "torch", "torchvision"}
 NEVER = {
@@ -44,7 +46,7 @@ NEVER = {
     "ops": {"flax"},
     "data": {"flax", "jax", "jaxlib"},
 }
-RUN_PATH = ("frcnn_jax/", "configs/", "train.py", "eval.py", "predict.py")
+RUN_PATH = ("frcnn_jax/", "configs/", "train.py", "eval.py", "predict.py", "convert.py")
 
 # A path of one machine: a home or work folder at the start of an absolute path. The
 # words are assembled so that this file passes its own rule.

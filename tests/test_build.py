@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from frcnn_jax import build, config
+from frcnn_jax import build, config, labels
 from frcnn_jax.convert import files, imagenet
 from frcnn_jax.data import batching, coco_classes
 from frcnn_jax.training import distributed
@@ -90,7 +90,7 @@ def test_a_detector_needs_to_know_its_classes(tiny_run):
 def guessed(num_classes, *names):
     run = config.Run()
     run.model.num_classes, run.data.classes = num_classes, names
-    return build.guessed_labels(run)
+    return labels.guessed(run)
 
 
 def test_labels_of_weights_that_name_none():
@@ -345,7 +345,7 @@ def test_a_set_smaller_than_a_batch_still_takes_a_step():
 
 # ---- the folder of a run
 
-LABELS = build.Labels(("cat", "dog"), (3, "7"))
+LABELS = labels.Labels(("cat", "dog"), (3, "7"))
 
 
 def test_a_folder_keeps_run_and_classes(tmp_path):

@@ -11,7 +11,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import (
-    detectron2,
-    download,
-    imagenet,
-    jwyang,
-    mmdet,
-    torch_files,
-    torchvision,
-)
+from frcnn_jax.convert import download, imagenet, torch_files
+from frcnn_jax.convert.peers import PEERS
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
     NOTE,
@@ -69,6 +62,18 @@ def load(path: str | Path) -> tuple[Flat, dict[str, str]]:
     return reader(path)
 
 
+def metadata(path: str | Path) -> dict[str, str]:
+    """Reads what a .safetensors file says beside its arrays; {} for any other file."""
+    path = download.local(path)
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ConversionError(_damaged(path, error)) from error
+
+
 def save(
     path: str | Path, variables: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
 ) -> None:
@@ -90,18 +95,32 @@ def save(
     arrays = {
         name: np.asarray(array, order="C") for name, array in dict(variables).items()
     }
+    try:
+        with _replacing(path) as temporary:
+            safetensors.numpy.save_file(arrays, temporary, metadata=_strings(metadata))
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise ConversionError(f"{path}: cannot be saved: {error!r}") from error
+
+
+def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file, whole or not at all; it has no room for metadata."""
+    with _replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path`, which takes its place at the end."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # The writer makes files only their owner can read; keep the usual permissions.
         temporary.touch()
         mode = temporary.stat().st_mode
-        safetensors.numpy.save_file(arrays, temporary, metadata=_strings(metadata))
+        yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ConversionError(f"{path}: cannot be saved: {error!r}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -159,14 +178,8 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             notes = {name: NOTE for name in arrays if name.startswith(NOTE_PREFIX)}
             weights = {name: a for name, a in arrays.items() if name not in notes}
             converted = Conversion(weights, notes)
-        elif kind == "mmdet":
-            converted = mmdet.conversion(arrays)
-        elif kind == "detectron2":
-            converted = detectron2.conversion(arrays)
-        elif kind == "torchvision":
-            converted = torchvision.conversion(arrays)
-        elif kind == "jwyang":
-            converted = jwyang.conversion(arrays)
+        elif kind in PEERS:
+            converted = PEERS[kind].conversion(arrays)
         else:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:

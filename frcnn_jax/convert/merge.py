@@ -73,6 +73,11 @@ def merge(
     return {**fresh, **taken}, report
 
 
+def matches(patterns: Sequence[str], path: str) -> bool:
+    """Whether one of the patterns, read as `merge` reads them, matches a path."""
+    return _any_match(_expressions(patterns), path)
+
+
 def _without(arrays: Mapping, paths: Sequence[str]) -> dict:
     left_out = set(paths)
     return {path: array for path, array in arrays.items() if path not in left_out}

@@ -25,6 +25,7 @@ MAX_ENTRIES = 200  # that may become metadata
 MAX_NAMES = 8
 MAX_MISFITS = 20
 MAX_ITEMS = 2000  # of a list
+MAX_PROSE = 100_000  # characters: mmdetection keeps its configuration as one text
 
 
 def split(value: Any) -> tuple[Flat, dict[str, str]]:
@@ -130,6 +131,8 @@ def _printable(value: Any) -> str | None:
         items = [_plain(item) for item in value[:MAX_ITEMS]]
         fits = len(value) <= MAX_ITEMS and None not in items
         return json.dumps(items, ensure_ascii=False) if fits else None
+    if isinstance(value, str) and len(value) <= MAX_PROSE:
+        return value
     plain = _plain(value)
     return None if plain is None else str(plain)
 

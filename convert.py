@@ -1,0 +1,48 @@
+"""Weights in, weights out: python convert.py SRC DST [--config=FILE] [--to=PEER].
+
+SRC is a file of mmdetection, torchvision, detectron2 or jwyang, one of ours, a
+published name (mmdet:r50_fpn_1x) or the folder of a run. DST becomes a .safetensors
+file that carries its configuration, so that eval.py and predict.py need no other; with
+--to it has the names and shapes of that peer, as .safetensors or .npz. Without --config
+the configuration is recognised. `python convert.py --check FILE` looks at weights.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from frcnn_jax import cli
+from frcnn_jax.porting import check, source
+
+FLAGS = flags.FLAGS
+cli.define_config(required=False)
+flags.DEFINE_string("to", None, "Write mmdet, torchvision, detectron2 or jwyang names.")
+flags.DEFINE_bool("check", False, "Only look at the weights and run them once.")
+
+
+def main(argv: list[str]) -> None:
+    run = FLAGS.config and cli.checked(FLAGS.config)
+    words = argv[1:]
+    if FLAGS.check:
+        if len(words) != 1 or FLAGS.to:
+            raise ValueError("usage: python convert.py --check FILE [--config=FILE]")
+        print(*check.report(source.read(words[0], run)), sep="\n")
+        return
+    if len(words) != 2:
+        raise ValueError(
+            "usage: python convert.py SRC DST [--config=FILE] [--to=PEER], or"
+            " python convert.py --check FILE"
+        )
+    target = Path(words[1])
+    source.check_target(target, FLAGS.to)
+    found = source.read(words[0], run)
+    count = source.write(found, target, FLAGS.to)
+    model = found.run.model
+    print(
+        f"{target}: {count} arrays ({FLAGS.to or 'our'} names); pixels"
+        f" {model.channel_order}, mean {model.pixel_mean}, std {model.pixel_std}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
