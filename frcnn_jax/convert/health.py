@@ -17,9 +17,8 @@ def table(variables: Mapping[str, np.ndarray]) -> list[str]:
     groups: dict[str, list[np.ndarray]] = {}
     for path, array in variables.items():
         groups.setdefault("/".join(path.split("/")[1:3]), []).append(array)
-    head = (
-        f"{'module':24} arrays    numbers        min        max       mean        std"
-    )
+    figures = " ".join(f"{name:>10}" for name in ("min", "max", "mean", "std"))
+    head = f"{'module':24} {'arrays':>6} {'numbers':>10} {figures}"
     return [head, *(_line(name, arrays) for name, arrays in groups.items())]
 
 
@@ -74,12 +73,10 @@ def pixel_scheme(
         seen = variance / np.maximum((kernel**2).sum(axis=(0, 1, 2)), 1e-12)
         raw, divides = float(np.median(seen)) > BETWEEN, min(pixel_std) > 10
         if raw == divides:
-            kind, what = (
-                ("raw", "divides") if raw else ("normalised", "does not divide")
-            )
+            pixels = "raw pixels" if raw else "pixels divided by their deviation"
             return (
-                f"the first norm has seen {kind} pixels, but the model {what} them"
-                " (pixel_std): is it the configuration of another style?"
+                f"the first norm has seen {pixels}, but the model's pixel_std is"
+                f" {tuple(pixel_std)}: is it the configuration of another style?"
             )
     return ""
 

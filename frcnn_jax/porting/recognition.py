@@ -123,36 +123,37 @@ def _groups(found: files.Loaded, path: str) -> list[Group]:
         count, nearest = min(differing.values(), default=(0, "none"))
         raise ValueError(
             f"{path}: no configuration here has the names and shapes of these"
-            f" {len(wanted)} arrays; nearest {nearest}, {count} arrays differ; write one"
-            " and name it with --config"
+            f" {len(wanted)} arrays; nearest {nearest}, {count} arrays differ: write"
+            " one and name it with --config"
         )
     return list(groups.values())
 
 
 def _candidates(found: files.Loaded, classes: int) -> Group:
-    """The peer's configurations with this trunk, best name first.
+    """The peer's configurations, best name first.
 
     Subsets of COCO's classes are meant only where the file names them.
     """
-    names, pyramid = set(surgery.class_names(found.metadata)), _has(found, "fpn/")
-    vgg, deep = _has(found, "backbone/stage1/"), _has(found, "backbone/layer3/block6/")
-    made = []
+    names, made = set(surgery.class_names(found.metadata)), []
     for file in sorted(build.CONFIGS.glob("*.py")):
-        run = cli.run_of(str(file)) if file.stem != "common" else config.Run()
-        model, subset = run.model, set(run.data.classes)
-        depth = getattr(model.backbone, "depth", 0)
-        if (
-            file.stem != "common"
-            and model.num_classes
-            and model.box_coder == _CODERS[found.kind]
-            and (not subset or subset == names)
-            and pyramid == (model.fpn is not None)
-            and vgg == isinstance(model.backbone, config.VGG16)
-            and (not _has(found, "backbone/layer3/") or deep == (depth > 50))
-        ):
+        if file.stem == "common":
+            continue
+        run = cli.run_of(str(file))
+        theirs = run.model.num_classes and run.model.box_coder == _CODERS[found.kind]
+        if theirs and (not run.data.classes or set(run.data.classes) == names):
             made.append(Candidate(file.stem, run))
     made.sort(key=lambda c: (c.run.model.num_classes != classes, len(c.name), c.name))
-    return made
+    return [c for c in made if _alike(c.run.model, found)] or made
+
+
+def _alike(model: config.FasterRCNN, found: files.Loaded) -> bool:
+    """Whether trunk and neck are of one kind, by what is cheap to see."""
+    if _has(found, "fpn/") != (model.fpn is not None):
+        return False
+    if not isinstance(model.backbone, config.ResNet):
+        return not _has(found, "backbone/layer3/")
+    deep = _has(found, "backbone/layer3/block6/")
+    return _has(found, "backbone/layer3/") and deep == (model.backbone.depth > 50)
 
 
 def _has(found: files.Loaded, prefix: str) -> bool:

@@ -1,4 +1,4 @@
-"""Weights with their configuration: read from anywhere, written for us or for a peer."""
+"""Weights with their configuration: read from anywhere, written for us or a peer."""
 
 import hashlib
 import os
