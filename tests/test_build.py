@@ -259,6 +259,99 @@ def test_weights_for_other_classes_name_the_field_and_the_fix(fresh, tmp_path, c
     assert "kept fresh, skipped: 4 (box_head/predictor 4)" in capsys.readouterr().out
 
 
+HEAD = "params/box_head/predictor/classes/bias"
+
+
+def theirs_of(run, count):
+    """Weights of a detector with so many classes, none of them as it starts."""
+    model = dataclasses.replace(run.model, num_classes=count)
+    made = flat(build.fresh_variables(dataclasses.replace(run, model=model)))
+    return {name: value + 7 for name, value in made.items()}
+
+
+def test_classes_that_a_file_names_keep_their_rows(fresh, loaded, tmp_path, capsys):
+    run, variables = fresh
+    names = loaded[1].class_names
+    theirs = theirs_of(run, 2)
+    metadata = {"meta.CLASSES": ["elsewhere", names[3]]}
+    files.save(tmp_path / "w.safetensors", theirs, metadata)
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors"), names))
+    expected = flat(variables)[HEAD].copy()
+    expected[[0, 4]] = theirs[HEAD][[0, 2]]
+    np.testing.assert_array_equal(found[HEAD], expected)
+    kernel = "params/box_head/predictor/deltas/kernel"
+    np.testing.assert_array_equal(found[kernel][:, 12:16], theirs[kernel][:, 4:])
+    np.testing.assert_array_equal(
+        found[kernel][:, :12], flat(variables)[kernel][:, :12]
+    )
+    trunk = "params/rpn/conv/kernel"
+    np.testing.assert_array_equal(found[trunk], theirs[trunk])
+    printed = capsys.readouterr().out
+    assert f"kept 1 ({names[3]}), re-initialised 4 (" in printed
+    assert "unused 1 (elsewhere)" in printed
+
+
+def test_skipped_class_heads_stay_fresh_whatever_is_named(
+    fresh, loaded, tmp_path, capsys
+):
+    run, variables = fresh
+    names = loaded[1].class_names
+    files.save(
+        tmp_path / "w.safetensors", theirs_of(run, 2), {"class_names": names[:2]}
+    )
+    run.init.skip = ("box_head/predictor/.*",)
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors"), names))
+    np.testing.assert_array_equal(found[HEAD], flat(variables)[HEAD])
+    assert "by name" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "row"), [(80, 3), (90, 3)])
+def test_heads_as_wide_as_cocos_have_its_names(fresh, tmp_path, capsys, count, row):
+    """As data sets number them, or by id; "car" is third in both."""
+    run, _ = fresh
+    theirs = theirs_of(run, count)
+    files.save(tmp_path / "w.safetensors", theirs, {})
+    names = ("drone", "car", "a", "b", "c")
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors"), names))
+    assert found[HEAD][2] == theirs[HEAD][row]
+    assert "kept 1 (car), re-initialised 4" in capsys.readouterr().out
+
+
+def test_a_head_that_fits_is_not_guessed_about(fresh, loaded, tmp_path, capsys):
+    """Names of the file count; where it has none, equal numbers are taken as equal."""
+    run, names = fresh[0], loaded[1].class_names
+    theirs = theirs_of(run, 5)
+    for metadata in ({}, {"class_names": list(names)}):
+        files.save(tmp_path / "w.safetensors", theirs, metadata)
+        found = flat(build.variables(run, str(tmp_path / "w.safetensors"), names))
+        np.testing.assert_array_equal(found[HEAD], theirs[HEAD])
+    assert "by name" not in capsys.readouterr().out
+    files.save(tmp_path / "w.safetensors", theirs, {"class_names": names[::-1]})
+    found = flat(build.variables(run, str(tmp_path / "w.safetensors"), names))
+    np.testing.assert_array_equal(found[HEAD], theirs[HEAD][[0, 5, 4, 3, 2, 1]])
+
+
+def test_a_file_that_carries_its_configuration(fresh, tmp_path):
+    run, variables = fresh
+    path = str(tmp_path / "w.safetensors")
+    metadata = {
+        "frcnn_jax": "0",
+        "config": config.to_json(run),
+        "class_names": list("abcde"),
+        "category_ids": [1, 2, 3, 5, 8],
+    }
+    files.save(path, flat(variables), metadata)
+    assert build.chosen(None, None, path) == run
+    other = config.Run(seed=9)
+    assert build.chosen(other, None, path) is other
+    found = build.trained(run, None, path)
+    assert found.labels == (tuple("abcde"), (1, 2, 3, 5, 8))
+    del metadata["frcnn_jax"]  # a stranger's "config"
+    files.save(path, flat(variables), metadata)
+    with pytest.raises(ValueError, match="a file that convert.py made"):
+        build.chosen(None, None, path)
+
+
 @pytest.mark.parametrize(
     ("freeze", "norm", "load", "named"),
     [
