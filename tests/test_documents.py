@@ -46,7 +46,8 @@ def commands(page: Path) -> list[str]:
 def project(tmp_path_factory):
     """A copy of the scripts with the data and files that the pages speak of."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("train.py", "eval.py", "predict.py", "configs", "frcnn_jax", "tools"):
+    scripts = ("train.py", "eval.py", "predict.py", "convert.py")
+    for name in (*scripts, "configs", "frcnn_jax", "tools"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / name)
@@ -70,7 +71,7 @@ def run(words: list[str], folder: Path) -> str:
 def shortened(command: str) -> list[str]:
     """The command's own words, with sizes that a test can afford."""
     words = shlex.split(command)
-    configured = words[1] in ("train.py", "eval.py") and "--config=" in command
+    configured = words[1] != "predict.py" and "--config=" in command
     extra = (SMALL if configured else ()) + (BRIEF if words[1] == "train.py" else ())
     return [sys.executable, *words[1:], *extra]
 
@@ -97,7 +98,8 @@ def test_every_python_command_runs(project):
     todo = list(dict.fromkeys(todo))
     assert len(todo) >= 7
     # Those that start from weights come last: the weights are made from the first runs.
-    later = [c for c in todo if "weights=" in c or "init.load=" in c]
+    marks = ("weights=", "init.load=", "convert.py")
+    later = [c for c in todo if any(mark in c for mark in marks)]
     for command in [c for c in todo if c not in later]:
         run(shortened(command), project)
     narrow_weights(project)
