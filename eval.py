@@ -2,7 +2,8 @@
 
 With a workdir its own configuration and newest checkpoint are used (fields given on the
 command line win) and `eval.json` is written there. Names of published weights,
---weights=mmdet:r50_fpn_1x, need no configuration; --weights=mmdet: lists the names.
+--weights=mmdet:r50_fpn_1x, and files of convert.py need no configuration;
+--weights=mmdet: lists the names.
 --pictures also draws predictions beside ground truth.
 """
 

@@ -1,8 +1,8 @@
 """Draws detections: python predict.py --workdir=DIR IMAGE_OR_DIR... --out=DIR.
 
-Instead of a workdir: --config=... --weights=FILE, or the name of published weights,
---weights=mmdet:r50_fpn_1x; `eval.py --weights=mmdet:` lists them. Writes one picture
-per image and `predictions.json` in COCO results format.
+Instead of a workdir: --config=... --weights=FILE; without --config a file of convert.py,
+or the name of published weights, --weights=mmdet:r50_fpn_1x (`eval.py --weights=mmdet:`
+lists them). Writes one picture per image and `predictions.json` in COCO results format.
 """
 
 import json
@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 cli.define_config(required=False)
 flags.DEFINE_string("workdir", None, "Folder of a trained run.")
 flags.DEFINE_string(
-    "weights", None, "Weights file, with --config; or a published name."
+    "weights", None, "Weights file, with --config unless of convert.py; or a name."
 )
 flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)

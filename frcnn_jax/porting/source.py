@@ -53,6 +53,7 @@ def _of_folder(name: str, run: config.Run | None) -> Source:
     own, named = build.load_run(name)
     if run is not None:
         raise ValueError(f"{name} has its own configuration: leave --config out")
+    own = cli.checked(cli.with_fields(own))
     found = build.trained(own, name, None)
     flat = traverse_util.flatten_dict(found.variables, sep="/")
     flat = {path: np.asarray(array) for path, array in flat.items()}

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from frcnn_jax import build, cli, config, labels
 from frcnn_jax.convert import files, peers
 from frcnn_jax.convert.rules import ConversionError
 from frcnn_jax.porting import recognition, source
+from frcnn_jax.training import optimizer
+from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.state import create
 
 # ml_collections loads configuration files with a method that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -285,6 +289,24 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(source.os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="is not writable"):
         source.check_target(tmp_path / "a.safetensors", None)
+
+
+def test_the_newest_checkpoint_of_a_run(tiny_run, tmp_path):
+    tiny_run.model.num_classes = 2
+    named = labels.Labels(("cat", "dog"), (1, 7))
+    build.save_run(tmp_path, tiny_run, named)
+    tx = optimizer.make(tiny_run.train, lambda step: 0.1)
+    state = create(build.fresh_variables(tiny_run), tx, ())
+    with Checkpoints(tmp_path, 1) as saved:
+        saved.save(state)
+    found = source.read(str(tmp_path))
+    assert found.run == tiny_run and found.labels == named
+    flat = traverse_util.flatten_dict(state.variables, sep="/")
+    assert_same_bits(found.variables, {k: np.asarray(v) for k, v in flat.items()})
+    source.write(found, tmp_path / "w.safetensors")
+    assert files.metadata(tmp_path / "w.safetensors")["source"].endswith("at step 0")
+    with pytest.raises(ValueError, match="its own configuration: leave --config out"):
+        source.read(str(tmp_path), tiny_run)
 
 
 def test_a_missing_source(tmp_path):
