@@ -2,7 +2,8 @@
 
 Instead of a workdir: --config=... --weights=FILE; without --config a file of
 convert.py, or the name of published weights, --weights=mmdet:r50_fpn_1x
-(`eval.py --weights=mmdet:` lists them). Writes one picture per image and `predictions.json` in COCO results format.
+(`eval.py --weights=mmdet:` lists them). Writes one picture per image and
+`predictions.json` in COCO results format.
 """
 
 import json
