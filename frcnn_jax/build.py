@@ -129,10 +129,13 @@ def _of_classes(
     """The file's variables with a class head for these classes; prints its report.
 
     Names are guessed, COCO's for as many classes as COCO has, only for a head that
-    does not fit. Without names it stays as it is.
+    does not fit. Without a name for each class it stays as it is.
     """
+    if peers.CLASSES not in found.variables:
+        return found.variables
     count = peers.classes(found.variables)
     names = surgery.class_names(found.metadata)
+    names = names if len(names) == count else ()
     if not names and count != len(class_names):
         model = dataclasses.replace(run.model, num_classes=count)
         coco_labels = labels.of_coco(config.Run(model=model))

@@ -321,7 +321,8 @@ def test_a_head_that_fits_is_not_guessed_about(fresh, loaded, tmp_path, capsys):
     """Names of the file count; where it has none, equal numbers are taken as equal."""
     run, names = fresh[0], loaded[1].class_names
     theirs = theirs_of(run, 5)
-    for metadata in ({}, {"class_names": list(names)}):
+    stale = {"meta.CLASSES": ["person", "dog"]}  # of the file it was tuned from
+    for metadata in ({}, stale, {"class_names": list(names)}):
         files.save(tmp_path / "w.safetensors", theirs, metadata)
         found = flat(build.variables(run, str(tmp_path / "w.safetensors"), names))
         np.testing.assert_array_equal(found[HEAD], theirs[HEAD])

@@ -62,23 +62,16 @@ def pixel_scheme(
     variables: Mapping[str, np.ndarray], pixel_std: Sequence[float]
 ) -> str:
     """A line where the first norm has seen other pixels than the model makes; or ""."""
-    kernels = [variables.get(f"params/backbone/stem/{n}/kernel") for n in _STEMS]
-    variances = [
-        variables.get(f"batch_stats/backbone/stem/{n.replace('conv', 'norm')}/var")
-        for n in _STEMS
-    ]
-    for kernel, variance in zip(kernels, variances, strict=True):
-        if kernel is None or variance is None or (variance == variance[0]).all():
-            continue  # no norm there, or one that has seen nothing
-        seen = variance / np.maximum((kernel**2).sum(axis=(0, 1, 2)), 1e-12)
-        raw, divides = float(np.median(seen)) > BETWEEN, min(pixel_std) > 10
-        if raw == divides:
-            pixels = "raw pixels" if raw else "pixels divided by their deviation"
-            return (
-                f"the first norm has seen {pixels}, but the model's pixel_std is"
-                f" {tuple(pixel_std)}: is it the configuration of another style?"
-            )
-    return ""
-
-
-_STEMS = ("conv", "conv1")
+    kernel = variables.get("params/backbone/stem/conv/kernel")
+    variance = variables.get("batch_stats/backbone/stem/norm/var")
+    if kernel is None or variance is None or (variance == variance[0]).all():
+        return ""  # no norm there, or one that has seen nothing
+    seen = variance / np.maximum((kernel**2).sum(axis=(0, 1, 2)), 1e-12)
+    raw, divides = float(np.median(seen)) > BETWEEN, min(pixel_std) > 10
+    if raw != divides:
+        return ""
+    pixels = "raw pixels" if raw else "pixels divided by their deviation"
+    return (
+        f"the first norm has seen {pixels}, but the model's pixel_std is"
+        f" {tuple(pixel_std)}: is it the configuration of another style?"
+    )

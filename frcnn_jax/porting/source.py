@@ -42,6 +42,8 @@ def read(name: str, run: config.Run | None = None) -> Source:
             f" with --config.init.load={name}"
         )
     print(f"{name}: {found.kind} names", *found.notes, sep="\n  ")
+    if peers.CLASSES not in found.variables:
+        raise ValueError(f"{name}: no classifier of RoIs, so this is no whole detector")
     run = run or cli.with_fields(_configuration(found, name))
     run = recognition.with_classes(run, peers.classes(found.variables))
     cli.checked(run)

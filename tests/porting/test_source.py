@@ -272,6 +272,13 @@ def test_a_trunk_is_no_detector(tmp_path):
         source.read(str(tmp_path / "w.npz"))
 
 
+def test_half_a_detector(run, tmp_path):
+    head = {f"roi_head__bbox_head__fc_cls__{leaf}": None for leaf in ("weight", "bias")}
+    name = stored(run, tmp_path / "a.safetensors", **head)
+    with pytest.raises(ValueError, match="a.safetensors: no classifier of RoIs"):
+        source.read(name, run)
+
+
 def test_what_cannot_be_written(tmp_path, monkeypatch):
     there = tmp_path / "there.safetensors"
     there.touch()
