@@ -148,7 +148,10 @@ def recognise(names: Iterable[str]) -> str:
         return "jwyang"
     if "conv1.weight" in known and any(name.startswith("layer1.") for name in known):
         return "imagenet"
-    if "features.0.weight" in known and "classifier.0.weight" in known:
+    if "conv1_w" in known and any(name.startswith("res2_") for name in known):
+        return "imagenet"
+    first = ("features.0.weight", "features.0.0.weight")
+    if "classifier.0.weight" in known and any(name in known for name in first):
         return "imagenet"
     shown = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")
     raise ConversionError(
@@ -157,8 +160,9 @@ def recognise(names: Iterable[str]) -> str:
         f"rpn_head.rpn_conv.weight), detectron2 Faster R-CNN "
         f"(proposal_generator.rpn_head.conv.weight), torchvision Faster R-CNN "
         f"(rpn.head.cls_logits.weight), jwyang (RCNN_base.0.weight with "
-        f"RCNN_rpn.RPN_Conv.weight), torchvision ResNet (conv1.weight with "
-        f"layer1...) and VGG-16 (features.0.weight with classifier.0.weight). A prefix "
+        f"RCNN_rpn.RPN_Conv.weight); classifiers: torchvision ResNet (conv1.weight "
+        f"with layer1...), VGG-16 (features.0.weight), MobileNetV3-Large "
+        f"(features.0.0.weight) and Detectron ResNet (conv1_w with res2_...). A prefix "
         f"before these names has to be removed first."
     )
 

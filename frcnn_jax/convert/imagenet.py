@@ -11,6 +11,8 @@ would train from a mixture that nobody chose.
 
 VGG-16: `features.N`, and of `classifier.N` the first two layers, which are the head of
 its detectors; the last one is dropped and reported. Without batch norm only.
+MobileNetV3-Large: `features.N`; its detectors have another norm epsilon than the
+classifier, in torchvision too. Detectron's ResNets with Caffe2's names: see `caffe2`.
 """
 
 import re
@@ -18,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from frcnn_jax.convert import caffe2
 from frcnn_jax.convert.layouts import CLASSIFIER, dense_after_pool
 from frcnn_jax.convert.rules import (
     Conversion,
@@ -32,6 +35,9 @@ from frcnn_jax.convert.rules import (
 )
 
 VGG_POSITIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+# MobileNet's blocks whose third part is squeeze-and-excitation, counted from 1.
+_EXCITING = (4, 5, 6, 11, 12, 13, 14, 15)
+_BLOCKS = 15
 VGG_CROP = 7  # cells per side of what the first fully connected layer reads
 STAGES = (1, 2, 3, 4)
 
@@ -79,10 +85,42 @@ def vgg_rules(features: str, classifier: str) -> list[Rule]:
     return rules + dense(f"{classifier}.3", "box_head/fc2")
 
 
+def mobilenet_rules(theirs: str, ours: str) -> list[Rule]:
+    """Returns the rules of MobileNetV3-Large's features; both are prefixes."""
+
+    def pair(their_layer: str, layer: str) -> list[Rule]:
+        names = f"{theirs}{their_layer}", f"{ours}{layer}"
+        kernel = conv(f"{names[0]}.0", f"{names[1]}conv", bias=False)
+        return kernel + batch_norm(f"{names[0]}.1", f"{names[1]}norm")
+
+    table = pair("0", "stem/")
+    for number in range(1, _BLOCKS + 1):
+        # A part that a block lacks moves the later ones up; the first expands nothing.
+        parts = ["expand", "depthwise", "excite", "project"]
+        parts = parts if number in _EXCITING else [p for p in parts if p != "excite"]
+        for place, part in enumerate(parts[1:] if number == 1 else parts):
+            layer = f"{number}.block.{place}"
+            if part != "excite":
+                table += pair(layer, f"block{number}/{part}_")
+                continue
+            for fc, name in (("fc1", "squeeze"), ("fc2", "excite")):
+                path = f"{ours}block{number}/{name}"
+                table += conv(f"{theirs}{layer}.{fc}", path, bias=True)
+    return table + pair(f"{_BLOCKS + 1}", "last/")
+
+
 VGG_RULES = (
     *vgg_rules("features", "classifier"),
     Rule("classifier.6.weight", "", CLASSIFIER),
     Rule("classifier.6.bias", "", CLASSIFIER),
+)
+MOBILENET_RULES = (
+    *mobilenet_rules("features.", "backbone/"),
+    *(
+        Rule(f"classifier.{layer}.{leaf}", "", CLASSIFIER)
+        for layer in (0, 3)
+        for leaf in ("weight", "bias")
+    ),
 )
 RULES = (
     *resnet_rules("", "backbone/"),
@@ -100,6 +138,10 @@ def conversion(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Conversio
     """
     if "features.0.weight" in state:
         return convert(state, VGG_RULES)
+    if "features.0.0.weight" in state:
+        return convert(state, MOBILENET_RULES)
+    if "conv1_w" in state:
+        state = caffe2.to_torchvision(state, norm_eps=norm_eps)
     whole = unfold(state, norm_eps=norm_eps) if is_folded(state) else state
     lacking = [name for name in _layer_names("conv1", "bn1") if name not in whole]
     if lacking:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from frcnn_jax.convert.imagenet import resnet_rules
+from frcnn_jax.convert.imagenet import mobilenet_rules, resnet_rules
 from frcnn_jax.convert.layouts import STEP_COUNTER, dense_after_pool
 from frcnn_jax.convert.rules import (
     Conversion,
@@ -32,9 +32,6 @@ from frcnn_jax.convert.rules import (
 
 _HEAD = "roi_heads.box_head"
 _PLAIN_FC, _CONV_FC = f"{_HEAD}.fc6", f"{_HEAD}.5"
-# MobileNet's blocks whose third part is squeeze-and-excitation, counted from 1.
-_EXCITING = (4, 5, 6, 11, 12, 13, 14, 15)
-_BLOCKS = 15
 
 
 def rules(pool_size: int, *, mobile: bool, v2: bool, counters: bool) -> list[Rule]:
@@ -60,30 +57,6 @@ def rules(pool_size: int, *, mobile: bool, v2: bool, counters: bool) -> list[Rul
     table += dense(f"{predictor[0]}.cls_score", f"{predictor[1]}/classes")
     table += dense(f"{predictor[0]}.bbox_pred", f"{predictor[1]}/deltas")
     return [rule for rule in table if counters or rule.layout is not STEP_COUNTER]
-
-
-def mobilenet_rules(theirs: str, ours: str) -> list[Rule]:
-    """Returns the rules of MobileNetV3-Large's features; both are prefixes."""
-
-    def pair(their_layer: str, layer: str) -> list[Rule]:
-        names = f"{theirs}{their_layer}", f"{ours}{layer}"
-        kernel = conv(f"{names[0]}.0", f"{names[1]}conv", bias=False)
-        return kernel + batch_norm(f"{names[0]}.1", f"{names[1]}norm")
-
-    table = pair("0", "stem/")
-    for number in range(1, _BLOCKS + 1):
-        # A part that a block lacks moves the later ones up; the first expands nothing.
-        parts = ["expand", "depthwise", "excite", "project"]
-        parts = parts if number in _EXCITING else [p for p in parts if p != "excite"]
-        for place, part in enumerate(parts[1:] if number == 1 else parts):
-            layer = f"{number}.block.{place}"
-            if part != "excite":
-                table += pair(layer, f"block{number}/{part}_")
-                continue
-            for fc, name in (("fc1", "squeeze"), ("fc2", "excite")):
-                path = f"{ours}block{number}/{name}"
-                table += conv(f"{theirs}{layer}.{fc}", path, bias=True)
-    return table + pair(f"{_BLOCKS + 1}", "last/")
 
 
 def _pyramid(theirs: str, ours: str, norm: bool) -> list[Rule]:

@@ -188,3 +188,9 @@ def test_caffes_stem_pools_without_padding():
     caffe = np.asarray(max_pool(step, padding=(0, 1)))[0, 0, :, 0]
     assert padded.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
     assert caffe.tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_a_wide_resnet_is_a_matter_of_group_width():
+    """wide_resnet50_2 has one group of 128 channels; torchvision's number, no fc."""
+    _, variables = shapes(ResNet(50, group_width=128))
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == 66_834_240
