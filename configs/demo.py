@@ -19,7 +19,7 @@ def get_config() -> config.Run:
     model.roi.fc, model.roi.samples, model.roi.finest_scale = (256, 256), 64, 28.0
     train = run.train
     train.batch_size, train.lr_batch_size, train.lr = 8, 8, 0.02
-    train.epochs, train.milestones, train.warmup_steps = 14.0, (10.0, 13.0), 30
+    train.epochs, train.milestones, train.warmup_steps = 16.0, (12.0, 15.0), 30
     train.freeze, train.clip_norm = (), 10.0
     train.log_every, train.eval_every = 30, 7.0
     return run

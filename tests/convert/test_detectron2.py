@@ -16,10 +16,15 @@ NAMES = sorted(path.name for path in FOLDER.glob("names_*.json.gz"))
 
 
 def listed_arrays(name):
-    """Zeros, or for what has an order to lose, one number per element."""
+    """Zeros, or for what has an order to lose, one number per element.
+
+    The first fc keeps two of its outputs: it has up to a hundred million numbers.
+    """
     listing = json.loads(gzip.decompress((FOLDER / name).read_bytes()))
     state = {}
     for key, (shape, dtype) in listing.items():
+        if key.endswith("fc1.weight"):
+            shape = (2, *shape[1:])
         moved = key.startswith(("proposal_generator", "roi_heads.box_predictor"))
         moved |= key.endswith("fc1.weight")
         if moved:
