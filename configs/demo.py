@@ -21,5 +21,5 @@ def get_config() -> config.Run:
     train.batch_size, train.lr_batch_size, train.lr = 8, 8, 0.02
     train.epochs, train.milestones, train.warmup_steps = 16.0, (12.0, 15.0), 30
     train.freeze, train.clip_norm = (), 10.0
-    train.log_every, train.eval_every = 30, 7.0
+    train.log_every, train.eval_every = 30, 8.0
     return run
