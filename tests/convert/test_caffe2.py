@@ -27,7 +27,7 @@ def listed(name) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def backbone():
-    return listed("detectron2/backbone_R_50.json.gz")
+    return listed("classifiers/caffe2_resnet50.json.gz")
 
 
 def test_every_name_of_the_msra_file_is_understood(backbone):
@@ -94,7 +94,7 @@ def test_what_cannot_be_right_is_refused(backbone):
 
 
 def test_a_mobilenet_classifier_fills_the_trunk():
-    state = listed("torchvision_manifests/cls_mobilenet_v3_large.json.gz")
+    state = listed("classifiers/mobilenet_v3_large.json.gz")
     assert files.recognise(state) == "imagenet"
     converted = imagenet.conversion(state, norm_eps=EPS)
     assert {k for k in converted.unused if "classifier" in k} == {
@@ -107,6 +107,6 @@ def test_a_mobilenet_classifier_fills_the_trunk():
 
 
 def test_a_wide_resnet_has_the_names_of_the_others():
-    state = listed("torchvision_manifests/cls_wide_resnet50_2.json.gz")
+    state = listed("classifiers/wide_resnet50_2.json.gz")
     assert files.recognise(state) == "imagenet"
     assert len(imagenet.from_state_dict(state, norm_eps=EPS)) == 53 * 5

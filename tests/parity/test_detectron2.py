@@ -24,6 +24,7 @@ from tests.parity.compare import (
     assert_one_to_one,
     gradient_error,
     nested,
+    quick_jit,
 )
 
 VARIANTS = ("C4", "DC5", "FPN")
@@ -104,7 +105,7 @@ def on_batch_canvas(variant, function):
         with nn.intercept_methods(masks):
             return function(*args)
 
-    return jax.jit(wrapped)
+    return quick_jit(wrapped)
 
 
 def test_maps_and_detections_equal_the_peers(case):

@@ -27,6 +27,7 @@ from tests.parity.compare import (
     load_config,
     nested,
     note,
+    quick_jit,
     recipe,
 )
 
@@ -88,7 +89,7 @@ def raw_outputs(model, variables, batch):
     """Features, objectness and deltas as maps, all without what the canvas adds."""
     network = faster_rcnn.Network(model)
 
-    @jax.jit
+    @quick_jit
     def program(variables):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"
@@ -151,7 +152,7 @@ def heads(model, variables, batch, rois):
     """Class probabilities and deltas (background's left out) of fixed RoIs."""
     network = faster_rcnn.Network(model)
 
-    @jax.jit
+    @quick_jit
     def program(variables):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"
@@ -182,7 +183,7 @@ def test_jwyang_resnet_heads(case, variables, pooling, images):
 def test_jwyang_resnet_detections(case, variables, larger):
     """Same boxes, classes and scores, in original pixels, on any canvas."""
     batch = recorded_batch(case, scale=case["im_info"][0, 2], larger=larger)
-    found = jax.jit(faster_rcnn.make(narrow_model()).predict)(variables, batch)
+    found = quick_jit(faster_rcnn.make(narrow_model()).predict)(variables, batch)
     for image in (0, 1):
         theirs = case[f"eval/{image}/det"]
         theirs = theirs[np.argsort(-theirs[:, 4], kind="stable")]
@@ -303,7 +304,7 @@ def training_step(case):
         }
         return sum(parts.values()), parts
 
-    return jax.jit(jax.value_and_grad(losses, has_aux=True))
+    return quick_jit(jax.value_and_grad(losses, has_aux=True))
 
 
 def test_jwyang_resnet_training(case, variables, training_step):
@@ -371,7 +372,7 @@ def test_jwyang_vgg_gradients(vgg):
         outputs = network.apply(both, crops, method="classify")
         return sum((x**2).mean() for x in (*maps, *outputs))
 
-    step = jax.jit(jax.value_and_grad(total))
+    step = quick_jit(jax.value_and_grad(total))
     np.testing.assert_allclose(step(variables["params"])[0], case["total"], rtol=1e-5)
     names = [name for name in case.files if name.startswith("gradnorm/")]
     norms = {name.removeprefix("gradnorm/"): case[name] for name in names}

@@ -19,6 +19,7 @@ from tests.parity.compare import (
     assert_one_to_one,
     load_config,
     nested,
+    quick_jit,
     recipe,
     recipe_weights,
 )
@@ -60,7 +61,7 @@ def run(model, variables, batch, rois):
     network, how = faster_rcnn.Network(model), faster_rcnn.pooling(model)
     predict = faster_rcnn.make(model).predict
 
-    @jax.jit
+    @quick_jit
     def program(variables, batch):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"

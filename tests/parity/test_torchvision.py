@@ -22,6 +22,7 @@ from tests.parity.compare import (
     assert_one_to_one,
     gradient_error,
     nested,
+    quick_jit,
     recorded_state,
 )
 
@@ -110,7 +111,7 @@ def test_torchvision_maps(case):
             *network.propose_raw(features, image_hw),
         )
 
-    body, features, logits, deltas = jax.jit(
+    body, features, logits, deltas = quick_jit(
         lambda *inputs: network.apply(variables, *inputs, method=maps)
     )(batch.images, batch.image_hw)
     for level, stage in enumerate(("c2", "c3", "c4", "c5")):
@@ -145,7 +146,7 @@ def stages(model, variables, batch, *, train=False):
         )(*raw, hw)
         return features, found
 
-    return jax.jit(program)(variables, batch)
+    return quick_jit(program)(variables, batch)
 
 
 @pytest.mark.parametrize("mode", ("test", "train"))
@@ -184,7 +185,7 @@ def test_torchvision_box_head_on_recorded_proposals(case):
 
 def test_torchvision_detections_equal_the_peers(case):
     model, variables, infer, _ = case
-    found = jax.jit(faster_rcnn.make(model).predict)(variables, make_batch(infer))
+    found = quick_jit(faster_rcnn.make(model).predict)(variables, make_batch(infer))
     for i in (0, 1):
         one = jax.tree.map(lambda x, i=i: x[i], found)
         theirs = (infer[f"det_final/{i}/{k}"] for k in ("boxes", "scores", "labels"))
@@ -204,7 +205,7 @@ def test_torchvision_training(case):
     detector = faster_rcnn.make(model, sampling.first_priority)
     stats = variables["batch_stats"]
 
-    @jax.jit
+    @quick_jit
     def step(params):
         def loss(params):
             both = {"params": params, "batch_stats": stats}
