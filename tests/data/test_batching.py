@@ -255,6 +255,7 @@ def test_collate_refuses_what_does_not_fit(bad):
 
 
 def test_keys_are_the_fields_of_the_batch_record():
-    types = pytest.importorskip("frcnn_jax.types")
+    from frcnn_jax import types
+
     batch = batching.collate([None], (32, 32), 8)
     assert set(batch) == set(types.Batch._fields)
