@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from frcnn_jax import build, cli, config, vis
+from frcnn_jax import build, cli, config, runs, vis
 from frcnn_jax.data import pictures, records, transforms
 from frcnn_jax.evaluation import coco
 from frcnn_jax.evaluation.results import from_results
@@ -30,7 +30,7 @@ flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
-    run = build.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     loaded, data = load(cli.checked(cli.with_fields(run)))
     out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")
     out.mkdir(parents=True, exist_ok=True)
@@ -50,12 +50,12 @@ def main(argv: list[str]) -> None:
         print(f"pictures: {folder} ({count} images and sheet.jpg)")
 
 
-def load(run: config.Run) -> tuple[build.Trained, records.Dataset]:
+def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
     """The model and the data to score it on, their classes in the same order."""
     data = build.dataset(run, run.eval.split or run.data.val, training=False)
     if FLAGS.workdir is None:
         run = build.with_classes(run, data)
-    loaded = build.trained(run, FLAGS.workdir, FLAGS.weights)
+    loaded = runs.trained(run, FLAGS.workdir, FLAGS.weights)
     if loaded.labels:
         data = records.align_classes(data, loaded.labels.class_names)
     return loaded, data

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from frcnn_jax import build, cli, labels, vis
+from frcnn_jax import build, cli, labels, runs, vis
 from frcnn_jax.data import pictures, transforms
 from frcnn_jax.evaluation.results import to_results
 from frcnn_jax.training import distributed, step
@@ -30,9 +30,9 @@ flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0
 
 def main(argv: list[str]) -> None:
     paths = pictures.find(argv[1:])
-    run = build.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
-    model = build.trained(run, FLAGS.workdir, FLAGS.weights)
+    model = runs.trained(run, FLAGS.workdir, FLAGS.weights)
     classes = model.labels or labels.guessed(run)
     out = Path(FLAGS.out)
     places = pictures.drawings(paths, out)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config, labels
+from frcnn_jax import build, cli, config, labels, runs
 from frcnn_jax.evaluation import coco
 from frcnn_jax.training import distributed, loop, schedule, step
 from frcnn_jax.training.checkpoint import Checkpoints
@@ -37,7 +37,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     run, data, val = build.datasets(run)
     workdir.mkdir(parents=True, exist_ok=True)
     if first:
-        build.save_run(workdir, run, labels.of_data(data))
+        runs.save_run(workdir, run, labels.of_data(data))
     evaluator = build.Evaluator(run, val, mesh)
 
     def evaluate(variables, done):

@@ -1,27 +1,22 @@
 """From a configuration to working parts. The only file that imports everything."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from flax import traverse_util
 
-from frcnn_jax import cli, config, labels
-from frcnn_jax.convert import files, peers, published, surgery
+from frcnn_jax import config, labels
+from frcnn_jax.convert import files, peers, surgery
 from frcnn_jax.convert.merge import matches, merge
 from frcnn_jax.data import batching, coco, loader, records
 from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.evaluation import coco as coco_metric
 from frcnn_jax.evaluation import infer
-from frcnn_jax.labels import Labels
 from frcnn_jax.training import (
-    checkpoint,
     distributed,
     loop,
     loss_scale,
@@ -31,9 +26,6 @@ from frcnn_jax.training import (
 )
 from frcnn_jax.training.state import TrainState, create
 from frcnn_jax.types import Batch, Detector, Variables
-
-# Beside the scripts, and importable where they are.
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def detector(model: config.FasterRCNN) -> Detector:
@@ -279,120 +271,3 @@ def scratch_warning(run: config.Run) -> str:
         f"warning: training starts from random weights with {' and '.join(frozen)};"
         " frozen random layers are useless: load weights with --config.init.load=FILE"
     )
-
-
-def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
-    """Writes `config.json`, or checks that the one there describes the same model.
-
-    Errors: a workdir with another model, seed, batch size or classes; other differences
-    are printed.
-    """
-    path = workdir / "config.json"
-    if path.exists():
-        old, old_labels = load_run(workdir)
-        changed = config.differences(old, run)
-        for name, (before, now) in changed.items():
-            print(f"changed since this run began: {name} {before!r} -> {now!r}")
-        fixed = ("model.", "seed", "train.batch_size", "train.freeze")
-        fixed += ("train.optimizer", "train.no_decay", "train.bias_rate")
-        broken = [name for name in changed if name.startswith(fixed)]
-        if old_labels != labels:
-            broken.append("the classes of the data")
-        if broken:
-            raise ValueError(
-                f"{workdir} holds a run with other settings ({', '.join(broken)}):"
-                " continue it with the old ones or choose another --workdir"
-            )
-    content = {"run": config.to_dict(run), **labels._asdict()}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def load_run(workdir: str | Path) -> tuple[config.Run, Labels]:
-    """The run and the classes that a folder was trained with."""
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist: {workdir} is not the folder of a run; train one"
-            " with train.py --workdir"
-        )
-    content = json.loads(path.read_text())
-    labels = Labels(tuple(content["class_names"]), tuple(content["category_ids"]))
-    return config.from_dict(content["run"]), labels
-
-
-class Trained(NamedTuple):
-    """A model ready to predict."""
-
-    run: config.Run
-    labels: Labels | None  # None: the weights do not say
-    variables: Variables
-    source: str  # for people
-    step: int | None  # of the checkpoint; None for a weights file
-
-
-def chosen(
-    run: config.Run | None, workdir: str | None, weights: str | None
-) -> config.Run:
-    """The run to load a model for: given, the folder's own, or that of the weights.
-
-    Errors: none of them, a configuration alone, an unknown name.
-    """
-    named = weights is not None and published.is_name(weights)
-    row = published.find(weights) if named else None
-    if workdir is not None:
-        own, _ = load_run(workdir)
-        return own if run is None else with_own_model(run, own)
-    if run is None and row is not None:
-        return published_run(row)
-    if run is None and weights is not None:
-        run = carried_run(files.metadata(weights))
-    if run is None or weights is None:
-        raise ValueError(
-            "name a --workdir, or both --config and --weights, or weights that carry"
-            " their configuration: a file that convert.py made, or published ones, as"
-            " in --weights=mmdet:r50_fpn_1x"
-        )
-    return run
-
-
-def carried_run(metadata: Mapping[str, str]) -> config.Run | None:
-    """The configuration that a weight file of `convert.py` carries."""
-    if not {"frcnn_jax", "config"} <= metadata.keys():
-        return None
-    return config.from_dict(json.loads(metadata["config"]))
-
-
-def published_run(row: published.Published) -> config.Run:
-    """The configuration that published weights belong to; prints which.
-
-    Errors: weights of a trunk.
-    """
-    if not row.config:
-        raise ValueError(
-            f"{row.name} is an ImageNet trunk, not a detector: start a training from it"
-            f" with --config.init.load={row.name}"
-        )
-    file = os.path.relpath(CONFIGS / f"{row.config}.py")
-    print(f"{row.name}: --config={file}" + (f" ({row.note})" if row.note else ""))
-    return cli.run_of(file)
-
-
-def trained(run: config.Run, workdir: str | None, weights: str | None) -> Trained:
-    """A model from a run's folder, from a weights file, or both (the file wins)."""
-    own = None if workdir is None else load_run(workdir)[1]
-    if weights is not None:
-        loaded = variables(run, weights)
-        named = own or labels.of_metadata(files.metadata(weights))
-        return Trained(run, named, loaded, weights, None)
-    like = distributed.replicate(fresh_variables(run), distributed.make_mesh(1))
-    with checkpoint.Checkpoints(workdir, run.train.keep_checkpoints) as saved:
-        found, number = saved.restore_variables(like)
-    return Trained(run, own, found, f"{workdir} at step {number}", number)
-
-
-def with_own_model(run: config.Run, own: config.Run) -> config.Run:
-    """The run with the number of classes that the folder's run got from its data."""
-    if run.model.num_classes == 0:
-        model = dataclasses.replace(run.model, num_classes=own.model.num_classes)
-        return dataclasses.replace(run, model=model)
-    return run

@@ -1,13 +1,12 @@
 import dataclasses
 import json
-import re
 
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from frcnn_jax import build, config, labels
+from frcnn_jax import build, config, labels, runs
 from frcnn_jax.convert import files, imagenet
 from frcnn_jax.data import batching, coco_classes
 from frcnn_jax.training import distributed
@@ -342,15 +341,15 @@ def test_a_file_that_carries_its_configuration(fresh, tmp_path):
         "category_ids": [1, 2, 3, 5, 8],
     }
     files.save(path, flat(variables), metadata)
-    assert build.chosen(None, None, path) == run
+    assert runs.chosen(None, None, path) == run
     other = config.Run(seed=9)
-    assert build.chosen(other, None, path) is other
-    found = build.trained(run, None, path)
+    assert runs.chosen(other, None, path) is other
+    found = runs.trained(run, None, path)
     assert found.labels == (tuple("abcde"), (1, 2, 3, 5, 8))
     del metadata["frcnn_jax"]  # a stranger's "config"
     files.save(path, flat(variables), metadata)
     with pytest.raises(ValueError, match="a file that convert.py made"):
-        build.chosen(None, None, path)
+        runs.chosen(None, None, path)
 
 
 @pytest.mark.parametrize(
@@ -435,84 +434,6 @@ def test_a_set_smaller_than_a_batch_still_takes_a_step():
     run = config.Run()
     run.train = config.Train(batch_size=16, epochs=0.5, milestones=())
     assert build.plan(run, schedule_of(run, records=3)).total == 1
-
-
-# ---- the folder of a run
-
-LABELS = labels.Labels(("cat", "dog"), (3, "7"))
-
-
-def test_a_folder_keeps_run_and_classes(tmp_path):
-    run = config.Run(seed=4)
-    build.save_run(tmp_path, run, LABELS)
-    assert build.load_run(tmp_path) == (run, LABELS)
-    build.save_run(tmp_path, run, LABELS)  # the same again
-
-
-def test_harmless_changes_are_printed_and_kept(tmp_path, capsys):
-    build.save_run(tmp_path, config.Run(), LABELS)
-    run = config.Run()
-    run.train.log_every = 7
-    build.save_run(tmp_path, run, LABELS)
-    assert "train.log_every 50 -> 7" in capsys.readouterr().out
-    assert build.load_run(tmp_path)[0].train.log_every == 7
-
-
-def test_other_models_seeds_and_classes_are_refused(tmp_path):
-    build.save_run(tmp_path, config.Run(), LABELS)
-    run = config.Run(seed=1)
-    run.model.fpn.channels = 8
-    with pytest.raises(ValueError, match=r"seed, model.fpn.channels\): continue it"):
-        build.save_run(tmp_path, run, LABELS)
-    run = config.Run()
-    run.train.optimizer = "adamw"
-    with pytest.raises(ValueError, match=r"\(train.optimizer\): continue it"):
-        build.save_run(tmp_path, run, LABELS)
-    other = LABELS._replace(class_names=("dog", "cat"))
-    with pytest.raises(ValueError, match="the classes of the data"):
-        build.save_run(tmp_path, config.Run(), other)
-    assert build.load_run(tmp_path) == (config.Run(), LABELS)
-
-
-def test_a_folder_of_no_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not the folder of a run; train"):
-        build.load_run(tmp_path)
-
-
-def test_which_run_is_meant(tmp_path):
-    own = config.Run(seed=3)
-    own.model.num_classes = 2
-    build.save_run(tmp_path, own, LABELS)
-    assert build.chosen(None, str(tmp_path), None) == own
-    run = config.Run(seed=5)
-    run.model.num_classes = 0
-    assert build.chosen(run, str(tmp_path), None).model.num_classes == 2
-    assert build.chosen(run, None, "w.safetensors") is run
-    for incomplete in ((None, None, None), (run, None, None), (None, None, "w")):
-        with pytest.raises(ValueError, match="--workdir, or both --config and --weig"):
-            build.chosen(*incomplete)
-
-
-# ml_collections loads configuration files with a method that is to go.
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-def test_published_weights_bring_their_configuration(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    run = build.chosen(None, None, "mmdet:r50_caffe_fpn_ms_1x_person")
-    assert run.data.classes == ("person",) and run.model.num_classes == 1
-    told = capsys.readouterr().out
-    assert re.match(
-        r"mmdet:r50_caffe_fpn_ms_1x_person: --config=(\.\./)+\S+/configs/"
-        r"r50_caffe_fpn_ms_1x_person\.py \(the file name says r50_fpn_1x; ",
-        told,
-    )
-    own = config.Run(seed=4)
-    assert build.chosen(own, None, "mmdet:r50_fpn_1x") is own
-    with pytest.raises(
-        ValueError, match="ImageNet trunk, not a detector: .*init.load="
-    ):
-        build.chosen(None, None, "torchvision:resnet50")
-    with pytest.raises(ValueError, match="nearest: mmdet:r50_fpn_1x"):
-        build.chosen(own, None, "mmdet:r50_fpn_1")
 
 
 # ---- scoring

@@ -80,14 +80,14 @@ def narrow_weights(folder: Path) -> None:
     """`weights.safetensors` and `resnet18.safetensors` with the peers' names."""
     from safetensors.numpy import save_file
 
-    from frcnn_jax import build
+    from frcnn_jax import runs
     from frcnn_jax.convert import imagenet, mmdet
 
-    own, _ = build.load_run(folder / "runs/r50")
+    own, _ = runs.load_run(folder / "runs/r50")
     flat = build.traverse_util.flatten_dict(build.fresh_variables(own), sep="/")
     flat = {name: np.asarray(value) for name, value in flat.items()}
     save_file(mmdet.to_state_dict(flat), folder / "weights.safetensors")
-    own, _ = build.load_run(folder / "runs/mine")
+    own, _ = runs.load_run(folder / "runs/mine")
     flat = build.traverse_util.flatten_dict(build.fresh_variables(own), sep="/")
     trunk = {k: np.asarray(v) for k, v in flat.items() if "/backbone/" in k}
     save_file(imagenet.to_state_dict(trunk), folder / "resnet18.safetensors")

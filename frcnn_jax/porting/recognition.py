@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from frcnn_jax import build, cli, config
+from frcnn_jax import build, cli, config, runs
 from frcnn_jax.convert import files, peers, published, surgery
 
 # The rules of boxes tell whose detectors a configuration describes.
@@ -42,7 +42,7 @@ class Candidate(NamedTuple):
     @property
     def flag(self) -> str:
         """How to ask for it."""
-        return f"--config={os.path.relpath(build.CONFIGS / self.name)}.py"
+        return f"--config={os.path.relpath(runs.CONFIGS / self.name)}.py"
 
 
 Group = list[Candidate]  # of equal predictions, the one to name first
@@ -75,7 +75,7 @@ def recognise(found: files.Loaded, path: str) -> config.Run:
     rows = {row.file: row for row in published.table().values() if row.config}
     if row := rows.get(Path(path).name):
         print(f"recognised by its file name, {row.name}:")
-        return build.published_run(row)
+        return runs.published_run(row)
     if found.kind not in _CODERS:
         raise ValueError(
             f"{path} carries no configuration: name the one it was trained with,"
@@ -135,7 +135,7 @@ def _candidates(found: files.Loaded, classes: int) -> Group:
     Subsets of COCO's classes are meant only where the file names them.
     """
     names, made = set(surgery.class_names(found.metadata)), []
-    for file in sorted(build.CONFIGS.glob("*.py")):
+    for file in sorted(runs.CONFIGS.glob("*.py")):
         if file.stem == "common":
             continue
         run = cli.run_of(str(file))

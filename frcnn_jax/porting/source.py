@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from frcnn_jax import __version__, build, cli, config, labels
+from frcnn_jax import __version__, cli, config, labels, runs
 from frcnn_jax.convert import download, files, peers, published, surgery
 from frcnn_jax.convert.merge import merge
 from frcnn_jax.convert.rules import ConversionError, Flat
@@ -52,11 +52,11 @@ def read(name: str, run: config.Run | None = None) -> Source:
 
 
 def _of_folder(name: str, run: config.Run | None) -> Source:
-    own, named = build.load_run(name)
+    own, named = runs.load_run(name)
     if run is not None:
         raise ValueError(f"{name} has its own configuration: leave --config out")
     own = cli.checked(cli.with_fields(own))
-    found = build.trained(own, name, None)
+    found = runs.trained(own, name, None)
     flat = traverse_util.flatten_dict(found.variables, sep="/")
     flat = {path: np.asarray(array) for path, array in flat.items()}
     print(found.source)
@@ -64,11 +64,11 @@ def _of_folder(name: str, run: config.Run | None) -> Source:
 
 
 def _configuration(found: files.Loaded, name: str) -> config.Run:
-    if carried := build.carried_run(found.metadata):
+    if carried := runs.carried_run(found.metadata):
         print("with the configuration that it carries")
         return carried
     if published.is_name(name):
-        return build.published_run(published.find(name))
+        return runs.published_run(published.find(name))
     return recognition.recognise(found, name)
 
 

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from frcnn_jax import build, cli, config
+from frcnn_jax import cli, config, runs
 from frcnn_jax.convert import files, published
 from frcnn_jax.porting import recognition
 
@@ -20,7 +20,7 @@ PYTORCH = (
 
 
 def load(name) -> config.Run:
-    return cli.run_of(str(build.CONFIGS / f"{name}.py"))
+    return cli.run_of(str(runs.CONFIGS / f"{name}.py"))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from frcnn_jax import build, cli, config, labels
+from frcnn_jax import build, cli, config, labels, runs
 from frcnn_jax.convert import files, peers
 from frcnn_jax.convert.rules import ConversionError
 from frcnn_jax.porting import recognition, source
@@ -76,7 +76,7 @@ def listing(path: Path) -> dict:
 
 
 def run_of(path: Path, name: str) -> config.Run:
-    run = cli.run_of(str(build.CONFIGS / f"{name}.py"))
+    run = cli.run_of(str(runs.CONFIGS / f"{name}.py"))
     if "R_101" in path.name or "res50" in path.name:
         run.model.backbone.depth = 101 if "R_101" in path.name else 50
     return run
@@ -180,7 +180,7 @@ def test_a_whole_file_is_recognised_and_comes_back(tmp_path, capsys):
 
 @pytest.fixture
 def run():
-    return narrow(cli.run_of(str(build.CONFIGS / "r50_fpn_1x.py")))
+    return narrow(cli.run_of(str(runs.CONFIGS / "r50_fpn_1x.py")))
 
 
 def stored(run, path, metadata=(), **changes):
@@ -301,7 +301,7 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
 def test_the_newest_checkpoint_of_a_run(tiny_run, tmp_path):
     tiny_run.model.num_classes = 2
     named = labels.Labels(("cat", "dog"), (1, 7))
-    build.save_run(tmp_path, tiny_run, named)
+    runs.save_run(tmp_path, tiny_run, named)
     tx = optimizer.make(tiny_run.train, lambda step: 0.1)
     state = create(build.fresh_variables(tiny_run), tx, ())
     with Checkpoints(tmp_path, 1) as saved:

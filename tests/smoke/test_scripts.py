@@ -18,7 +18,7 @@ from flax import traverse_util
 from PIL import Image
 from pycocotools.coco import COCO
 
-from frcnn_jax import build
+from frcnn_jax import build, runs
 from frcnn_jax.convert import files
 from frcnn_jax.evaluation import coco
 from frcnn_jax.training import distributed, optimizer, step
@@ -140,7 +140,7 @@ def test_a_finished_run_stays_as_it_is(trained, root):
 
 def final_state(workdir):
     """The newest checkpoint, optimiser included."""
-    run, _ = build.load_run(workdir)
+    run, _ = runs.load_run(workdir)
     tx = optimizer.make(run.train, lambda step: 0.1)
     state = create(build.fresh_variables(run), tx, run.train.freeze)
     with Checkpoints(workdir, keep=2) as saved:

@@ -1,0 +1,80 @@
+import re
+
+import pytest
+
+from frcnn_jax import config, labels, runs
+
+LABELS = labels.Labels(("cat", "dog"), (3, "7"))
+
+
+def test_a_folder_keeps_run_and_classes(tmp_path):
+    run = config.Run(seed=4)
+    runs.save_run(tmp_path, run, LABELS)
+    assert runs.load_run(tmp_path) == (run, LABELS)
+    runs.save_run(tmp_path, run, LABELS)  # the same again
+
+
+def test_harmless_changes_are_printed_and_kept(tmp_path, capsys):
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    run = config.Run()
+    run.train.log_every = 7
+    runs.save_run(tmp_path, run, LABELS)
+    assert "train.log_every 50 -> 7" in capsys.readouterr().out
+    assert runs.load_run(tmp_path)[0].train.log_every == 7
+
+
+def test_other_models_seeds_and_classes_are_refused(tmp_path):
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    run = config.Run(seed=1)
+    run.model.fpn.channels = 8
+    with pytest.raises(ValueError, match=r"seed, model.fpn.channels\): continue it"):
+        runs.save_run(tmp_path, run, LABELS)
+    run = config.Run()
+    run.train.optimizer = "adamw"
+    with pytest.raises(ValueError, match=r"\(train.optimizer\): continue it"):
+        runs.save_run(tmp_path, run, LABELS)
+    other = LABELS._replace(class_names=("dog", "cat"))
+    with pytest.raises(ValueError, match="the classes of the data"):
+        runs.save_run(tmp_path, config.Run(), other)
+    assert runs.load_run(tmp_path) == (config.Run(), LABELS)
+
+
+def test_a_folder_of_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not the folder of a run; train"):
+        runs.load_run(tmp_path)
+
+
+def test_which_run_is_meant(tmp_path):
+    own = config.Run(seed=3)
+    own.model.num_classes = 2
+    runs.save_run(tmp_path, own, LABELS)
+    assert runs.chosen(None, str(tmp_path), None) == own
+    run = config.Run(seed=5)
+    run.model.num_classes = 0
+    assert runs.chosen(run, str(tmp_path), None).model.num_classes == 2
+    assert runs.chosen(run, None, "w.safetensors") is run
+    for incomplete in ((None, None, None), (run, None, None), (None, None, "w")):
+        with pytest.raises(ValueError, match="--workdir, or both --config and --weig"):
+            runs.chosen(*incomplete)
+
+
+# ml_collections loads configuration files with a method that is to go.
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_published_weights_bring_their_configuration(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = runs.chosen(None, None, "mmdet:r50_caffe_fpn_ms_1x_person")
+    assert run.data.classes == ("person",) and run.model.num_classes == 1
+    told = capsys.readouterr().out
+    assert re.match(
+        r"mmdet:r50_caffe_fpn_ms_1x_person: --config=(\.\./)+\S+/configs/"
+        r"r50_caffe_fpn_ms_1x_person\.py \(the file name says r50_fpn_1x; ",
+        told,
+    )
+    own = config.Run(seed=4)
+    assert runs.chosen(own, None, "mmdet:r50_fpn_1x") is own
+    with pytest.raises(
+        ValueError, match="ImageNet trunk, not a detector: .*init.load="
+    ):
+        runs.chosen(None, None, "torchvision:resnet50")
+    with pytest.raises(ValueError, match="nearest: mmdet:r50_fpn_1x"):
+        runs.chosen(own, None, "mmdet:r50_fpn_1")
