@@ -51,7 +51,7 @@ class Findings:
         self._skip = skip
 
     def add(self, fault: str, where: Any, **more: Any) -> None:
-        """Note a finding; `more` are fields of `Finding`. Unknown faults raise KeyError."""
+        """Note a finding; `more` are fields of `Finding`. KeyError: unknown fault."""
         FAULTS[fault]
         self.all.append(Finding(fault, str(where), **more))
 
