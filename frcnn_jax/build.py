@@ -12,7 +12,7 @@ from flax import traverse_util
 from frcnn_jax import config, labels
 from frcnn_jax.convert import files, peers, surgery
 from frcnn_jax.convert.merge import matches, merge
-from frcnn_jax.data import batching, coco, loader, records
+from frcnn_jax.data import batching, loader, records, sources
 from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.evaluation import coco as coco_metric
 from frcnn_jax.evaluation import infer
@@ -61,7 +61,7 @@ def dataset(run: config.Run, split: str, training: bool) -> records.Dataset:
     A model with more classes than the data, as many as the largest category id, has a
     label for each id, as torchvision's COCO models do; then so has the data set.
     """
-    found = coco.load(run.data, split, training)
+    found = sources.load(run.data, split, training)
     print(records.summary(found), flush=True)
     ids, classes = found.category_ids, run.model.num_classes
     whole = all(isinstance(number, int) and number > 0 for number in ids)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from frcnn_jax import build
-from frcnn_jax.data import coco
+from frcnn_jax.data import sources
 from frcnn_jax.training import distributed, step
 from frcnn_jax.training.checkpoint import Checkpoints
 
@@ -72,7 +72,7 @@ def test_two_canvases_are_two_programs_each(tiny_run, tmp_path, compilations):
 def test_canvases_depend_on_orientation_alone(tiny_run, split):
     """Without own buckets: two, however many sizes the images have."""
     tiny_run.data.buckets = ()
-    data = coco.load(tiny_run.data, split, training=False)
+    data = sources.load(tiny_run.data, split, training=False)
     assert len({(r.height, r.width) for r in data.records}) > 2
     run = build.with_classes(tiny_run, data)
     evaluator = build.Evaluator(run, data, distributed.make_mesh(1))

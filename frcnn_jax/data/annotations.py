@@ -1,29 +1,30 @@
-"""The annotations of a COCO file: checked, stacked into columns, filtered, made safe.
+"""The annotations of a data set: checked, stacked into columns, filtered, made safe.
 
 Conventions: boxes are COCO's (x, y, width, height) in original pixels throughout.
-`source` is the file, for messages; `images` and `categories` are the checked lists of
-`coco.load`, the categories with their "label" (0 = left out). Counts go into `skipped`.
+`images` and `categories` are the checked lists of `contents`, the categories with their
+"label" (0 = left out). What is odd is added to the findings; an annotation with an
+error is left out of the columns.
 
-Not here: files and images (see `coco`), masks, keypoints.
+Not here: files and images (see `sources`), masks, keypoints.
 """
 
 import math
-from collections import Counter
+from collections.abc import Hashable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from frcnn_jax import config
+from frcnn_jax.data.findings import NAMED, Finding, Findings
 
-NAMED = 20  # offenders listed in one message
 LEAVING = 0.05  # share of boxes leaving their image that asks for an explanation
 
 
 class Columns(NamedTuple):
-    """All annotations of a file, column by column."""
+    """The good annotations of a file, column by column."""
 
+    row: np.ndarray  # [M] place in the file's list
     xywh: np.ndarray  # [M, 4] float64
     image: np.ndarray  # [M] row of the image
     label: np.ndarray  # [M] 1..C, 0 = a class left out
@@ -32,44 +33,75 @@ class Columns(NamedTuple):
 
 
 def stack(
-    annotations: list[Any], images: list[dict], categories: list[dict], source: Path
+    annotations: list[Any],
+    images: list[dict],
+    categories: list[dict],
+    *,
+    source: str,
+    findings: Findings,
 ) -> Columns:
-    """Check every annotation by itself and stack them.
+    """Check every annotation by itself and stack the good ones.
 
-    Raises ValueError, naming the annotation id, for a bbox that is not four finite
-    numbers and for an image_id or category_id that the file does not define.
+    Findings: a bbox that is not four finite numbers, an image_id or category_id that
+    the file does not define.
     """
     image_row = {image["id"]: row for row, image in enumerate(images)}
     label = {c["id"]: c["label"] for c in categories}
-    boxes, rows, labels = [], [], []
+    good, boxes, rows, labels = [], [], [], []
     for number, a in enumerate(annotations):
-        try:
-            boxes.append(_bbox(a))
-            rows.append(_lookup(image_row, a, "image_id"))
-            labels.append(_lookup(label, a, "category_id"))
-        except ValueError as error:
-            name = a.get("id") if isinstance(a, dict) else None
-            name = f"number {number}" if name is None else repr(name)
-            raise ValueError(f"{source}: annotation {name} {error}") from None
+        fault = _fault(a, image_row, label)
+        if fault:
+            findings.add(
+                *(fault[0], source),
+                image=a.get("image_id") if isinstance(a, dict) else None,
+                annotation=annotation_id(a, number),
+                detail=fault[1],
+            )
+            continue
+        good.append(number)
+        boxes.append(a["bbox"])
+        rows.append(image_row[a["image_id"]])
+        labels.append(label[a["category_id"]])
+    kept = [annotations[number] for number in good]
     return Columns(
+        np.array(good, np.int64),
         np.array(boxes, np.float64).reshape(-1, 4),
         np.array(rows, np.int64),
         np.array(labels, np.int64),
-        np.array([bool(a.get("iscrowd")) for a in annotations], bool),
-        np.array([bool(a.get("ignore")) for a in annotations], bool),
+        np.array([bool(a.get("iscrowd")) for a in kept], bool),
+        np.array([bool(a.get("ignore")) for a in kept], bool),
     )
 
 
-def _bbox(annotation: Any) -> list[float | int]:
+def annotation_id(annotation: Any, number: int) -> Any:
+    """Return the id of an annotation, or "number N" of one without."""
+    name = annotation.get("id") if isinstance(annotation, dict) else None
+    return f"number {number}" if name is None else name
+
+
+def _fault(annotation: Any, image_row: dict, label: dict) -> tuple[str, str] | None:
+    """Return fault and detail of an annotation that cannot be used."""
     if not isinstance(annotation, dict):
-        raise ValueError("is not an object")
+        return "bbox", f"is not an object but {str(annotation)[:40]!r}"
     box = annotation.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-        raise ValueError(
-            f"has the bbox {box!r}; expected four finite numbers [x, y, width, height]"
-            " in pixels"
-        )
-    return box
+        return "bbox", f"the bbox is {box!r}"
+    for fault, name, table in (
+        ("unknown-image", "image_id", image_row),
+        ("unknown-category", "category_id", label),
+    ):
+        key = annotation.get(name)
+        if not isinstance(key, Hashable) or key not in table:
+            return fault, f"the {name} is {key!r}{_nearest(key, table)}"
+    return None
+
+
+def _nearest(key: Any, table: dict) -> str:
+    known = [repr(k) for k in table]
+    near = get_close_matches(repr(key), known, n=1, cutoff=0.0)
+    listed = ", ".join(known[:NAMED]) + (", ..." if len(known) > NAMED else "")
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f", not one of the {len(known)} listed ({listed}){hint}"
 
 
 def is_number(value: Any) -> bool:
@@ -98,9 +130,14 @@ def image_sizes(images: list[dict]) -> np.ndarray:
 
 
 def check_geometry(
-    columns: Columns, images: list[dict], annotations: list[dict], source: Path
+    columns: Columns,
+    images: list[dict],
+    annotations: list[dict],
+    *,
+    source: str,
+    findings: Findings,
 ) -> None:
-    """Raise ValueError for boxes in another unit or format, judged over the whole file.
+    """Find boxes in another unit or format, judged over the whole file.
 
     Negative sizes always; corners instead of sizes when more than 5 % of the boxes
     leave their image and all make sense as corners; shares of the image when all lie
@@ -112,28 +149,31 @@ def check_geometry(
     first, second = xywh[:, :2], xywh[:, 2:]
     # Half a pixel of slack: rounded labels at the border are not a sign of anything.
     leaves = (first + second > size + 0.5).any(1) | (first < -0.5).any(1)
-    xyxy_fits = (second > first) & (first >= 0) & (second <= size + 0.5)
     many = leaves.mean() > LEAVING
-    hint = (
-        f"; {leaves.sum()} of {len(xywh)} boxes leave their image, so they are probably"
-        " stored as [x1, y1, x2, y2]: write [x, y, width, height]"
+    fits = (second > first) & (first >= 0) & (second <= size + 0.5)
+    hint = f"{leaves.sum()} of {len(xywh)} boxes leave their image"
+    negative = (second < 0).any(1)
+    findings.add_where(
+        "negative-size",
+        negative,
+        lambda k: finding_of(
+            "negative-size", columns, k, annotations=annotations, source=source
+        ),
     )
-    negative = np.flatnonzero((second < 0).any(1))
-    if len(negative):
-        ids = [annotations[row].get("id", row) for row in negative[:NAMED]]
-        raise ValueError(
-            f"{source}: {len(negative)} boxes have a negative width or height"
-            f" (annotation ids {', '.join(map(repr, ids))}, the first"
-            f" {xywh[negative[0]].tolist()}){hint if many else ''}"
-        )
-    if many and leaves.sum() > 2 and xyxy_fits.all():
-        raise ValueError(f"{source}: the boxes read as [x, y, width, height]{hint}")
+    if many and leaves.sum() > 2 and (fits.all() or negative.any()):
+        findings.add("corners", source, detail=hint)
     if 0 < xywh.max() <= 1 and xywh.min() >= 0 and (size > 2).all():
-        raise ValueError(
-            f"{source}: all {len(xywh)} boxes lie between 0 and 1, so they are"
-            " probably relative to the image: multiply x and width by the image's"
-            " width, y and height by its height"
-        )
+        findings.add("relative", source, detail=f"all {len(xywh)} boxes")
+
+
+def finding_of(
+    fault: str, columns: Columns, k: int, *, annotations: list[dict], source: str
+) -> Finding:
+    """Return the finding of row `k` of the columns, with its box."""
+    row = int(columns.row[k])
+    a = annotations[row]
+    box = f"bbox {a['bbox']}"
+    return Finding(fault, source, a["image_id"], annotation_id(a, row), box)
 
 
 def box_filter(
@@ -142,14 +182,25 @@ def box_filter(
     data: config.Data,
     *,
     training: bool,
-    skipped: Counter,
+    annotations: list[dict],
+    source: str,
+    findings: Findings,
 ) -> np.ndarray:
-    """Say which annotations become boxes of records ([M] bool), counting the others.
+    """Say which annotations become boxes of records ([M] bool), noting the others.
 
     Dropped are left-out classes, boxes wholly outside their image and, in training,
     boxes with a side under `data.min_box_side` (before clipping) or of no size, and
     those marked "ignore". Crowds stay.
     """
+
+    def note(fault: str, hits: np.ndarray) -> None:
+        findings.add_where(
+            *(fault, hits),
+            lambda k: finding_of(
+                fault, columns, k, annotations=annotations, source=source
+            ),
+        )
+
     low, side = columns.xywh[:, :2], columns.xywh[:, 2:]
     size = image_sizes(images)[columns.image]
     visible = np.minimum(low + side, size) - np.maximum(low, 0)
@@ -157,54 +208,49 @@ def box_filter(
     outside = ((visible < 0) | ((visible == 0) & (side > 0))).any(1)
     small = (side < data.min_box_side).any(1) | (side <= 0).any(1)
     keep = np.ones(len(side), bool)
-    reasons = [
-        ("boxes of classes left out dropped", columns.label == 0),
-        ("boxes outside their image dropped", outside),
-    ]
+    reasons = [("left-out", columns.label == 0), ("outside", outside)]
     if training:
-        px = f"{data.min_box_side:g}"
-        reasons += [
-            (f"boxes with a side under {px} pixel dropped from training", small),
-            ("boxes marked 'ignore' dropped from training", columns.ignore),
-        ]
-    for reason, hit in reasons:
-        count(skipped, reason, keep & hit)
+        reasons += [("small", small), ("ignored", columns.ignore)]
+    for fault, hit in reasons:
+        note(fault, keep & hit)
         keep &= ~hit
-    count(skipped, "boxes clipped to their image", keep & (visible < side).any(1))
+    note("clipped", keep & (visible < side).any(1))
     return keep
 
 
-def count(skipped: Counter, reason: str, hits: np.ndarray) -> None:
-    """Add the number of true entries of `hits` to a reason, unless it is zero."""
-    if hits.any():
-        skipped[reason] += int(hits.sum())
-
-
 def scoring_dictionary(
-    content: dict,
+    info: dict,
+    annotations: list[dict],
     images: list[dict],
     categories: list[dict],
     columns: Columns,
     *,
     keep: np.ndarray,
-    skipped: Counter,
+    source: str,
+    findings: Findings,
 ) -> dict[str, Any]:
     """Build the dictionary pycocotools reads: the file's boxes, complete and safe.
 
     Holds the kept images ([I] bool) and classes; boxes are not clipped and none is
     dropped for its size. Missing areas become width * height, missing iscrowd 0;
-    annotation ids change as `_annotation_ids` says.
+    annotation ids change as `_annotation_ids` says. "ignore" is kept where it is set.
     """
-    rows = np.flatnonzero(keep[columns.image] & (columns.label > 0))
-    annotations = [content["annotations"][row] for row in rows]
-    no_area = np.array([not is_number(a.get("area")) for a in annotations])
-    no_crowd = np.array([a.get("iscrowd") is None for a in annotations])
-    count(skipped, "annotations without area, filled with width * height", no_area)
-    count(skipped, "annotations without iscrowd, filled with 0", no_crowd)
-    ids = _annotation_ids(annotations, skipped)
+    chosen = np.flatnonzero(keep[columns.image] & (columns.label > 0))
+    kept = [annotations[row] for row in columns.row[chosen]]
+    no_area = np.array([not is_number(a.get("area")) for a in kept], bool)
+    no_crowd = np.array([a.get("iscrowd") is None for a in kept], bool)
+    for fault, hits in (("no-area", no_area), ("no-crowd", no_crowd)):
+        findings.add_where(
+            *(fault, hits),
+            lambda k, fault=fault: Finding(
+                *(fault, source, kept[k]["image_id"]),
+                annotation_id(kept[k], int(columns.row[chosen[k]])),
+            ),
+        )
+    ids = _annotation_ids(kept, source, findings)
     fields = ("id", "file_name", "width", "height")
     return {
-        "info": content.get("info") or {},
+        "info": info,
         "images": [
             {f: images[i][f] for f in fields if f in images[i]}
             for i in np.flatnonzero(keep)
@@ -214,30 +260,44 @@ def scoring_dictionary(
             for c in categories
             if c["label"]
         ],
-        "annotations": [
-            {
-                "id": key,
-                "image_id": a["image_id"],
-                "category_id": a["category_id"],
-                "bbox": list(a["bbox"]),
-                "area": a["bbox"][2] * a["bbox"][3] if empty else a["area"],
-                "iscrowd": int(bool(a.get("iscrowd"))),
-            }
-            for key, a, empty in zip(ids, annotations, no_area, strict=True)
-        ],
+        "annotations": [_complete(a, key) for key, a in zip(ids, kept, strict=True)],
     }
 
 
-def _annotation_ids(annotations: list[dict], skipped: Counter) -> list[int]:
+def _complete(a: dict, key: int) -> dict[str, Any]:
+    area = a["area"] if is_number(a.get("area")) else a["bbox"][2] * a["bbox"][3]
+    return {
+        "id": key,
+        "image_id": a["image_id"],
+        "category_id": a["category_id"],
+        "bbox": list(a["bbox"]),
+        "area": area,
+        "iscrowd": int(bool(a.get("iscrowd"))),
+    } | ({"ignore": 1} if a.get("ignore") else {})
+
+
+def _annotation_ids(
+    annotations: list[dict], source: str, findings: Findings
+) -> list[int]:
     """Keep the ids, or number all from 1 when pycocotools would stumble over one.
 
     pycocotools 2.0.11 takes id 0 for "no match" and keeps one annotation per id.
     """
     ids = [a.get("id") for a in annotations]
-    whole = all(type(i) is int and i > 0 for i in ids)
-    if whole and len(set(ids)) == len(ids):
+    good = [type(i) is int and i > 0 for i in ids]
+    if all(good) and len(set(ids)) == len(ids):
         return ids
-    skipped["annotations renumbered from 1 (an id was 0, missing or used twice)"] = len(
-        ids
-    )
+    seen: set = set()
+    for number, (i, a) in enumerate(zip(ids, annotations, strict=True)):
+        if not good[number] or i in seen:
+            findings.add(
+                *(
+                    "annotation-id",
+                    source,
+                ),
+                image=a["image_id"],
+                annotation=annotation_id(a, number),
+            )
+        if good[number]:
+            seen.add(i)
     return list(range(1, len(ids) + 1))

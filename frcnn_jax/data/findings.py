@@ -3,21 +3,24 @@
 Every fault has one word of policy: "error" stops before the first step, "warn" is
 counted and left as it is, "fix" is repaired in memory (or left out) and counted.
 Readers add what they find and go on; `raise_errors` stops for all errors at once, and
-the data check prints every finding instead.
+the data check shows every finding instead.
 """
 
-from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-NAMED = 20  # findings listed in one message
+import numpy as np
+
+NAMED = 20  # places listed in one message
+KEPT = 1000  # places kept of one fault; more are only counted
 
 
 class Fault(NamedTuple):
     """A kind of oddity."""
 
     policy: str  # "error", "warn" or "fix"
-    text: str  # "{n} boxes ...", of n findings
-    remedy: str = ""  # what the user can do, for errors and warnings
+    text: str  # what they are, in the plural
+    remedy: str = ""  # what the user can do
 
 
 class Finding(NamedTuple):
@@ -31,54 +34,151 @@ class Finding(NamedTuple):
 
     def text(self) -> str:
         """Say where and what in one line."""
-        ids = [f"image {self.image!r}"] if self.image is not None else []
-        ids += (
-            [f"annotation {self.annotation!r}"] if self.annotation is not None else []
-        )
-        place = f"{self.where} ({', '.join(ids)})" if ids else self.where
+        ids = [
+            f"{kind} {value!r}"
+            for kind, value in (("image", self.image), ("annotation", self.annotation))
+            if value is not None
+        ]
+        place = f"{self.where}, {', '.join(ids)}" if ids else self.where
         return f"{place}: {self.detail}" if self.detail else place
 
 
-FAULTS: dict[str, Fault] = {}
+FAULTS = {
+    # Images and their files
+    "image-entry": Fault(
+        "error",
+        "images without a usable id, file name or size",
+        "give each an id (a whole number or a text), a file_name, and its width and"
+        " height in pixels",
+    ),
+    "image-id": Fault(
+        "error",
+        "image ids used more than once",
+        "give each image its own id and correct the image_id of their annotations",
+    ),
+    "image-path": Fault(
+        "error",
+        "file names that leave the folder of the data",
+        "write them relative to the image folder",
+    ),
+    "missing-image": Fault(
+        "error",
+        "image files missing",
+        'add them, or set data.on_bad_image to "skip" to go on without them',
+    ),
+    "empty-image": Fault("fix", "images without boxes dropped (data.keep_empty)"),
+    "not-chosen": Fault("fix", "images not chosen (data.image_ids, data.fraction)"),
+    # Categories
+    "category": Fault(
+        "error",
+        "categories without a name, or with the id or name of another",
+        "give each its own id and name",
+    ),
+    "left-out": Fault("fix", "boxes of classes left out dropped (data.classes)"),
+    # Annotations
+    "bbox": Fault(
+        "error",
+        "boxes that are not four finite numbers",
+        "write [x, y, width, height] in pixels",
+    ),
+    "unknown-image": Fault(
+        "error",
+        "annotations of images that are not listed",
+        "correct their image_id, add the images, or remove them",
+    ),
+    "unknown-category": Fault(
+        "error",
+        "annotations of categories that are not listed",
+        "correct their category_id, or add the categories",
+    ),
+    "negative-size": Fault(
+        "error",
+        "boxes of negative width or height",
+        "write [x, y, width, height], x and y of the upper left corner",
+    ),
+    "corners": Fault(
+        "error",
+        "files whose boxes are probably stored as [x1, y1, x2, y2]",
+        "write [x, y, width, height]",
+    ),
+    "relative": Fault(
+        "error",
+        "files whose boxes are probably relative to the image (all within 0..1)",
+        "multiply x and width by the image's width, y and height by its height",
+    ),
+    "outside": Fault("fix", "boxes outside their image dropped"),
+    "clipped": Fault("fix", "boxes clipped to their image"),
+    "small": Fault("fix", "boxes dropped from training, too small (data.min_box_side)"),
+    "ignored": Fault("fix", "boxes marked 'ignore' dropped from training"),
+    "no-area": Fault("fix", "annotations without area, filled with width * height"),
+    "no-crowd": Fault("fix", "annotations without iscrowd, filled with 0"),
+    "annotation-id": Fault(
+        "fix", "annotations renumbered from 1 (an id was 0, missing or used twice)"
+    ),
+}
 
 
 class Findings:
-    """The findings of one reading, in the order they were made."""
+    """The findings of one reading: all counted, the first of each fault kept."""
 
     def __init__(self, skip: tuple[str, ...] = ()):
-        """Start with none; faults named in `skip` are dropped instead of errors."""
-        self.all: list[Finding] = []
+        """Start with none; faults named in `skip` are left out instead of errors."""
+        self.counts: dict[str, int] = {}
+        self._kept: dict[str, list[Finding]] = {}
         self._skip = skip
 
     def add(self, fault: str, where: Any, **more: Any) -> None:
-        """Note a finding; `more` are fields of `Finding`. KeyError: unknown fault."""
-        FAULTS[fault]
-        self.all.append(Finding(fault, str(where), **more))
+        """Note one finding; `more` are fields of `Finding`. KeyError: unknown fault."""
+        self._count(fault, 1)
+        if len(self._kept[fault]) < KEPT:
+            self._kept[fault].append(Finding(fault, str(where), **more))
+
+    def add_where(
+        self, fault: str, hits: np.ndarray, finding: Callable[[int], Finding]
+    ) -> None:
+        """Note a finding for each true entry of `hits`; `finding(row)` makes it."""
+        rows = np.flatnonzero(hits)
+        if len(rows):
+            self._count(fault, len(rows))
+            room = KEPT - len(self._kept[fault])
+            self._kept[fault] += [finding(int(row)) for row in rows[:room]]
+
+    def _count(self, fault: str, number: int) -> None:
+        if fault not in FAULTS:
+            raise KeyError(fault)
+        self.counts[fault] = self.counts.get(fault, 0) + number
+        self._kept.setdefault(fault, [])
+
+    def of(self, fault: str) -> list[Finding]:
+        """Return the findings kept of a fault."""
+        return self._kept.get(fault, [])
 
     def policy(self, fault: str) -> str:
         """Return the word for this fault in this reading."""
         return "fix" if fault in self._skip else FAULTS[fault].policy
 
-    def counts(self) -> Counter[str]:
-        """Return how many findings there are of each fault."""
-        return Counter(finding.fault for finding in self.all)
+    def with_policy(self, *words: str) -> list[str]:
+        """Return the faults found that have one of these policies."""
+        return [fault for fault in self.counts if self.policy(fault) in words]
+
+    def summary(self) -> dict[str, int]:
+        """Return {text: number} of all that stops nothing, for `Dataset.skipped`."""
+        chosen = self.with_policy("warn", "fix")
+        return {FAULTS[fault].text: self.counts[fault] for fault in chosen}
 
     def raise_errors(self) -> None:
         """Raise ValueError naming all errors, each kind with its first places."""
-        wrong = [f for f in self.all if self.policy(f.fault) == "error"]
-        if wrong:
+        if wrong := self.with_policy("error"):
             raise ValueError("\n".join(self.report(wrong)))
 
-    def report(self, chosen: list[Finding] | None = None) -> list[str]:
+    def report(self, faults: Iterable[str], named: int = NAMED) -> list[str]:
         """Return lines: each fault with its number, its remedy and its first places."""
         lines = []
-        chosen = self.all if chosen is None else chosen
-        for fault in dict.fromkeys(f.fault for f in chosen):
-            places = [f.text() for f in chosen if f.fault == fault]
-            kind = FAULTS[fault]
-            remedy = f"; {kind.remedy}" if kind.remedy else ""
-            lines.append(kind.text.format(n=len(places)) + remedy)
-            lines += [f"  {place}" for place in places[:NAMED]]
-            if len(places) > NAMED:
-                lines.append(f"  ... and {len(places) - NAMED} more")
+        for fault in faults:
+            kind, count, places = FAULTS[fault], self.counts[fault], self.of(fault)
+            remedy = f" ({kind.remedy})" if kind.remedy else ""
+            lines.append(f"{kind.text}: {count}{remedy}")
+            lines += [f"  {place.text()}" for place in places[:named]]
+            if count > named:
+                lines.append(f"  ... and {count - named} more")
         return lines

@@ -31,6 +31,15 @@ class Record(NamedTuple):
     crowd: np.ndarray  # [N] bool
 
 
+class Raw(NamedTuple):
+    """A split as its source tells it, before any judgement."""
+
+    name: str  # of the split
+    source: str  # file or folder, for messages
+    content: dict[str, Any]  # lists "images", "annotations", "categories", as in COCO
+    pictures: list[Path | None]  # of each entry of "images"; None = no file
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A split, ready for training or scoring."""

@@ -1,13 +1,11 @@
-from collections import Counter
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from frcnn_jax import config
 from frcnn_jax.data import annotations
+from frcnn_jax.data.findings import Findings
 
-SOURCE = Path("train.json")
+SOURCE = "train.json"
 IMAGES = [{"id": 5, "width": 100, "height": 80}, {"id": 9, "width": 40, "height": 60}]
 CATEGORIES = [{"id": 3, "name": "cat", "label": 1}, {"id": 8, "name": "x", "label": 0}]
 
@@ -17,8 +15,25 @@ def entry(i, bbox, image_id=5, category_id=3, **extra):
     return {**fields, **extra}
 
 
-def stack(*entries):
-    return annotations.stack(list(entries), IMAGES, CATEGORIES, SOURCE)
+def stack(*entries, findings=None):
+    findings = Findings() if findings is None else findings
+    return annotations.stack(
+        list(entries), IMAGES, CATEGORIES, source=SOURCE, findings=findings
+    )
+
+
+def filtered(*entries, training):
+    findings = Findings()
+    kept = annotations.box_filter(
+        stack(*entries),
+        IMAGES,
+        config.Data(),
+        training=training,
+        annotations=list(entries),
+        source=SOURCE,
+        findings=findings,
+    )
+    return kept, findings
 
 
 def test_columns_hold_rows_and_labels():
@@ -32,20 +47,31 @@ def test_columns_hold_rows_and_labels():
 
 
 def test_no_annotations():
-    columns = stack()
+    columns, findings = stack(), Findings()
     assert columns.xywh.shape == (0, 4) and columns.crowd.dtype == bool
-    annotations.check_geometry(columns, IMAGES, [], SOURCE)
-    kept = annotations.box_filter(
-        columns, IMAGES, config.Data(), training=True, skipped=Counter()
+    annotations.check_geometry(columns, IMAGES, [], source=SOURCE, findings=findings)
+    kept, _ = filtered(training=True)
+    assert kept.shape == (0,) and not findings.counts
+
+
+def test_bad_annotations_are_left_out_and_named():
+    findings = Findings()
+    columns = stack(
+        entry(4, [1, 2, 3]),
+        entry(None, [1, 2, 3, 4], image_id=6),
+        entry(8, [1, 2, 3, 4]),
+        entry(9, [1, 2, 3, 4], category_id=[3]),
+        findings=findings,
     )
-    assert kept.shape == (0,)
-
-
-def test_messages_name_file_and_annotation():
-    with pytest.raises(ValueError, match="train.json: annotation 4 has the bbox"):
-        stack(entry(4, [1, 2, 3]))
-    with pytest.raises(ValueError, match="train.json: annotation number 1 has the im"):
-        stack(entry(4, [1, 2, 3, 4]), entry(None, [1, 2, 3, 4], image_id=6))
+    assert columns.row.tolist() == [2] and columns.xywh.tolist() == [[1, 2, 3, 4]]
+    told = [findings.of(fault)[0].text() for fault in findings.counts]
+    assert told == [
+        "train.json, image 5, annotation 4: the bbox is [1, 2, 3]",
+        "train.json, image 6, annotation 'number 1': the image_id is 6, not one of the"
+        " 2 listed (5, 9); did you mean 9?",
+        "train.json, image 5, annotation 9: the category_id is [3], not one of the"
+        " 2 listed (3, 8); did you mean 3?",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -73,41 +99,44 @@ def test_what_is_a_number(value, expected):
     ],
 )
 def test_which_boxes_reach_the_records(bbox, training, kept):
-    skipped = Counter()
-    result = annotations.box_filter(
-        stack(entry(1, bbox)), IMAGES, config.Data(), training=training, skipped=skipped
-    )
+    result, findings = filtered(entry(1, bbox), training=training)
     assert result.tolist() == [kept]
-    assert kept or sum(skipped.values()) == 1
+    assert kept or sum(findings.counts.values()) == 1
 
 
 def test_each_box_is_counted_under_one_reason():
-    skipped = Counter()
-    columns = stack(
-        entry(1, [200, 1, 0, 0], category_id=8), entry(2, [200, 1, 0, 0], ignore=1)
+    kept, findings = filtered(
+        *(entry(1, [200, 1, 0, 0], category_id=8), entry(2, [200, 1, 0, 0], ignore=1)),
+        training=True,
     )
-    kept = annotations.box_filter(
-        columns, IMAGES, config.Data(), training=True, skipped=skipped
+    assert not kept.any() and findings.counts == {"left-out": 1, "outside": 1}
+    assert findings.of("outside")[0].text() == (
+        "train.json, image 5, annotation 2: bbox [200, 1, 0, 0]"
     )
-    assert not kept.any() and sorted(skipped.values()) == [1, 1]
 
 
 def test_a_few_boxes_across_the_border_are_no_format_error():
     boxes = [entry(n, [60, 50, 90, 75]) for n in range(3)]  # could be corners ...
     boxes.append(entry(9, [50, 50, 10, 10]))  # ... but this one could not
-    annotations.check_geometry(stack(*boxes), IMAGES, boxes, SOURCE)
+    findings = Findings()
+    annotations.check_geometry(
+        stack(*boxes), IMAGES, boxes, source=SOURCE, findings=findings
+    )
+    assert not findings.counts
 
 
 def test_scoring_dictionary_is_independent_of_the_file():
     a = entry(1, [1, 2, 3, 4], area=12, segmentation=[[1, 2, 3, 4, 5, 6]])
-    content = {"annotations": [a, entry(2, [1, 2, 3, 4], 9)]}
+    listed = [a, entry(2, [1, 2, 3, 4], 9)]
     scoring = annotations.scoring_dictionary(
-        content,
+        {},
+        listed,
         IMAGES,
         CATEGORIES,
-        stack(*content["annotations"]),
+        stack(*listed),
         keep=np.array([True, False]),
-        skipped=Counter(),
+        source=SOURCE,
+        findings=Findings(),
     )
     assert [i["id"] for i in scoring["images"]] == [5]
     assert scoring["categories"] == [{"id": 3, "name": "cat"}]

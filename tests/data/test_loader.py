@@ -294,9 +294,9 @@ def test_a_missing_picture_is_named(tmp_path):
 
 def test_abandoned_iterators_do_not_keep_the_process_alive(pictures, tmp_path):
     code = (
-        "import sys; from frcnn_jax import config; from frcnn_jax.data import coco,"
+        "import sys; from frcnn_jax import config; from frcnn_jax.data import sources,"
         " loader; d = config.Data(root=sys.argv[1], short_sides=(32,));"
-        "it = loader.train_batches(coco.load(d, 'train', False), d, batch_size=2,"
+        "it = loader.train_batches(sources.load(d, 'train', False), d, batch_size=2,"
         " seed=0); next(it); print(it.bad_images)"
     )
     (tmp_path / "annotations").mkdir()
