@@ -66,7 +66,7 @@ def draw(data, results, folder: Path, count: int, score: float) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.unique(np.linspace(0, len(data.records) - 1, count).round().astype(int))
     shown = [data.records[row] for row in rows]
-    places = pictures.drawings([record.path for record in shown], folder)
+    places = pictures.drawings([Path(str(r.path)) for r in shown], folder)
     panels = []
     for record, place in zip(shown, places, strict=True):
         found = from_results(results, record.source_id, data.category_ids)

@@ -195,6 +195,10 @@ def _validate_data(run: Run) -> None:
         _fail("data.buckets", data.buckets, "each must be (H, W), multiples of 32")
     if not data.short_sides or min(data.short_sides) < 1:
         _fail("data.short_sides", data.short_sides, "needs one or more sizes in pixels")
+    if not 0 < data.fraction <= 1:
+        _fail("data.fraction", data.fraction, "must lie above 0, and at most be 1")
+    if not 0 < data.val_fraction < 1:
+        _fail("data.val_fraction", data.val_fraction, "must lie between 0 and 1")
 
 
 def _fail(name: str, value: Any, rule: str) -> None:

@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 class Data:
     """Where images come from and how they reach the network."""
 
-    root: str = ""  # folder with annotations/*.json and the images
-    train: str = "train"  # split name: annotations/<name>.json or instances_<name>.json
+    root: str = ""  # folder of a COCO, VOC or YOLO set, or "tfds:NAME:VERSION"
+    train: str = "train"  # split, as in annotations/<name>.json; see docs/own_data.md
     val: str = "val"
-    classes: tuple[str, ...] = ()  # subset by name; () = all classes of the JSON
+    val_fraction: float = 0.1  # of train, held out where the set has no other split
+    classes: tuple[str, ...] = ()  # subset by name; () = all classes of the data
+    image_ids: tuple[str, ...] = ()  # subset by id, numbers as texts; () = all
+    fraction: float = 1.0  # of the training images, always the same ones
+    voc_inclusive: bool = True  # VOC XML counts pixels from 1, the last included
     short_sides: tuple[int, ...] = (800,)  # training; several: see short_side_mode
     short_side_mode: str = "choice"  # "choice" of the list, or "range" of its extremes
     max_side: int = 1333

@@ -18,6 +18,7 @@ import numpy as np
 from frcnn_jax import config
 from frcnn_jax.data.findings import NAMED, Finding, Findings
 
+ROUNDING = 0.01  # pixels by which a box may leave its image without a word
 LEAVING = 0.05  # share of boxes leaving their image that asks for an explanation
 
 
@@ -214,8 +215,20 @@ def box_filter(
     for fault, hit in reasons:
         note(fault, keep & hit)
         keep &= ~hit
-    note("clipped", keep & (visible < side).any(1))
+    note("clipped", keep & (visible < side - ROUNDING).any(1))
+    note("duplicate", keep & _repeated(columns))
     return keep
+
+
+def _repeated(columns: Columns) -> np.ndarray:
+    """Say which annotations ([M] bool) repeat an earlier one: image, class, and box."""
+    if not len(columns.row):
+        return np.zeros(0, bool)
+    keys = np.column_stack([columns.image, columns.label, columns.xywh])
+    _, first = np.unique(keys, axis=0, return_index=True)
+    repeated = np.ones(len(keys), bool)
+    repeated[first] = False
+    return repeated
 
 
 def scoring_dictionary(

@@ -66,6 +66,22 @@ FAULTS = {
         "image files missing",
         'add them, or set data.on_bad_image to "skip" to go on without them',
     ),
+    "missing-annotation": Fault(
+        "error",
+        "annotation files missing",
+        "add them, or take their images from the list of the split",
+    ),
+    "broken-annotation": Fault(
+        "error", "annotation files that cannot be read", "repair or remove them"
+    ),
+    "no-label-file": Fault(
+        "warn", "images without a label file, taken for images without objects"
+    ),
+    "label-line": Fault(
+        "error",
+        "lines of label files that are no boxes",
+        "write `class cx cy width height` in shares of the picture",
+    ),
     "empty-image": Fault("fix", "images without boxes dropped (data.keep_empty)"),
     "not-chosen": Fault("fix", "images not chosen (data.image_ids, data.fraction)"),
     # Categories
@@ -110,6 +126,11 @@ FAULTS = {
     "clipped": Fault("fix", "boxes clipped to their image"),
     "small": Fault("fix", "boxes dropped from training, too small (data.min_box_side)"),
     "ignored": Fault("fix", "boxes marked 'ignore' dropped from training"),
+    "duplicate": Fault(
+        "warn",
+        "boxes that repeat another of the same class in the same image",
+        "remove one of each pair",
+    ),
     "no-area": Fault("fix", "annotations without area, filled with width * height"),
     "no-crowd": Fault("fix", "annotations without iscrowd, filled with 0"),
     "annotation-id": Fault(

@@ -19,10 +19,26 @@ import numpy as np
 COCO_MAX_DETECTIONS = 100  # per image, in the official metric
 
 
+class Stored(NamedTuple):
+    """A picture that lies in a data set's own files instead of a file of its own."""
+
+    name: str  # for people
+    rows: Sequence  # of dictionaries with the encoded "image"
+    row: int
+
+    def read_bytes(self) -> bytes:
+        """Return the encoded picture."""
+        return self.rows[self.row]["image"]
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
 class Record(NamedTuple):
     """One image and its boxes."""
 
-    path: Path
+    path: Path | Stored
     source_id: int | str  # the image id in the JSON
     width: int  # as in the JSON
     height: int
@@ -37,7 +53,7 @@ class Raw(NamedTuple):
     name: str  # of the split
     source: str  # file or folder, for messages
     content: dict[str, Any]  # lists "images", "annotations", "categories", as in COCO
-    pictures: list[Path | None]  # of each entry of "images"; None = no file
+    pictures: list[Path | Stored | None]  # of each entry of "images"; None = no file
 
 
 @dataclass(frozen=True)
@@ -89,10 +105,9 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     if missing or extra:
         raise ValueError(
             f"{dataset.name}: classes differ from the ones expected:"
-            + "".join(f" {name!r} is missing{_hint(name, own)};" for name in missing)
+            + "".join(f" {name!r} is missing{hint(name, own)};" for name in missing)
             + "".join(
-                f" {name!r} is not expected{_hint(name, class_names)};"
-                for name in extra
+                f" {name!r} is not expected{hint(name, class_names)};" for name in extra
             )
             + " make the names equal in both JSON files, or choose common ones with"
             " data.classes"
@@ -135,6 +150,15 @@ def relabel_by_id(dataset: Dataset) -> Dataset:
     )
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=1)
+def no_split(root: Any, split: str, known: Sequence[str]) -> FileNotFoundError:
+    """Return the error for a split that is not there, with those that are."""
+    return FileNotFoundError(
+        f"{root} has no split {split!r}{hint(split, known)}; set data.train or data.val"
+        f" to one of: {', '.join(known) or 'none is there'}"
+    )
+
+
+def hint(name: Any, known: Sequence[Any]) -> str:
+    """Return " (did you mean ...?)" with the nearest known name, "" without any."""
+    close = get_close_matches(str(name), [str(k) for k in known], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

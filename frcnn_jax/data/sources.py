@@ -12,14 +12,14 @@ Not here: pixels (no image is opened).
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from frcnn_jax import config
-from frcnn_jax.data import annotations, coco, contents
-from frcnn_jax.data.findings import Finding, Findings
-from frcnn_jax.data.records import Dataset, Raw, Record
+from frcnn_jax.data import annotations, coco, contents, tfds, voc, yolo
+from frcnn_jax.data.findings import NAMED, Finding, Findings
+from frcnn_jax.data.records import Dataset, Raw, Record, hint
 
 
 class Examined(NamedTuple):
@@ -56,21 +56,145 @@ def examine(data: config.Data, split: str, training: bool) -> Examined:
     """Read one split and find all that is odd, raising only for what is unreadable."""
     skip = ("missing-image",) if data.on_bad_image == "skip" else ()
     findings = Findings(skip)
-    raw = read(data, split, findings)
+    raw = _chosen(read(data, split, findings), data, training, findings)
     return Examined(raw, findings, _build(raw, data, training, findings))
 
 
 def read(data: config.Data, split: str, findings: Findings) -> Raw:
-    """Read one split as its files tell it."""
-    return coco.read(_existing(data.root), split, findings)
+    """Read one split as its files tell it.
+
+    Where the set has no validation split but only the training one, `data.val` is
+    `data.val_fraction` of it, drawn once and for all, and `data.train` is the rest.
+    """
+    what = kind(data.root)
+    held_out = split in (data.train, data.val) and held_out_fraction(data, what)
+    raw = _read(data, what, data.train if held_out else split, findings)
+    images = raw.content["images"]
+    if not held_out or (len(images) < 2 and split == data.train):
+        return raw
+    chosen = _drawn(len(images), held_out)
+    print(
+        f"{data.root} has no split {data.val!r}: {chosen.sum()} of the {len(images)}"
+        f" images of {data.train!r} are held out for it (data.val_fraction)"
+    )
+    if split != data.val:
+        chosen = ~chosen
+    return _only(raw._replace(name=split), chosen)
 
 
-def _existing(root: str) -> Path:
+def kind(root: str) -> str:
+    """Recognise a data set: "coco", "voc", "yolo" or "tfds".
+
+    Raises ValueError for an empty name, FileNotFoundError for a folder that is not
+    there or holds none of these.
+    """
     if not root:
         raise ValueError("data.root is empty: set it to the folder of your data")
-    if not Path(root).is_dir():
+    if root.startswith(tfds.PREFIX):
+        return "tfds"
+    place = Path(root)
+    if not place.exists():
         raise FileNotFoundError(f"data.root: there is no folder {root}")
-    return Path(root)
+    if place.is_file():
+        if yolo.description(place):
+            return "yolo"
+        raise FileNotFoundError(f"data.root: {root} is a file; name its folder")
+    if coco.splits(place):
+        return "coco"
+    if yolo.description(place):
+        return "yolo"
+    if voc.splits(place):
+        return "voc"
+    if (place / "dataset_info.json").is_file():
+        return "tfds"
+    inside = ", ".join(sorted(p.name for p in place.iterdir())[:NAMED]) or "nothing"
+    raise FileNotFoundError(
+        f"data.root: {root} holds no data set that is known: no annotations/*.json or"
+        f" */{coco.BESIDE} (COCO), no data.yaml (YOLO), no Annotations or *.xml (Pascal"
+        f" VOC), no dataset_info.json (TFDS). There is: {inside}"
+    )
+
+
+def splits(root: str) -> list[str]:
+    """Return the names of the splits of a data set."""
+    match kind(root):
+        case "coco":
+            return sorted(coco.splits(Path(root)))
+        case "yolo":
+            return yolo.splits(Path(root))
+        case "voc":
+            return voc.splits(Path(root))
+        case "tfds":
+            return tfds.splits(root)
+
+
+def held_out_fraction(data: config.Data, what: str) -> float:
+    """Return the share of `data.train` that serves as `data.val`; 0 where that exists.
+
+    Only where there is no other split at all: a misspelt name must not pass for it.
+    """
+    if what == "tfds" or data.train == data.val:
+        return 0.0  # TFDS has parts of splits by name: "train[90%:]"
+    return data.val_fraction if splits(data.root) == [data.train] else 0.0
+
+
+def _read(data: config.Data, what: str, split: str, findings: Findings) -> Raw:
+    root = Path(data.root)
+    match what:
+        case "coco":
+            return coco.read(root, split, findings)
+        case "yolo":
+            return yolo.read(root, split, findings)
+        case "voc":
+            inclusive = data.voc_inclusive
+            return voc.read(root, split, inclusive=inclusive, findings=findings)
+        case "tfds":
+            return tfds.read(data.root, split, findings)
+
+
+def _drawn(count: int, share: float) -> np.ndarray:
+    """Draw a share of rows ([count] bool), one or more; always the same ones."""
+    chosen = np.zeros(count, bool)
+    order = np.random.default_rng(0).permutation(count)
+    chosen[order[: max(1, round(count * share))]] = True
+    return chosen
+
+
+def _only(raw: Raw, chosen: np.ndarray) -> Raw:
+    """Keep these images ([I] bool) and what belongs to them."""
+    images = raw.content["images"]
+    rows = np.flatnonzero(chosen)
+    out = {_id(images[row]) for row in np.flatnonzero(~chosen)}
+    kept = [a for a in raw.content["annotations"] if _id(a, "image_id") not in out]
+    content = {**raw.content, "images": [images[k] for k in rows], "annotations": kept}
+    return raw._replace(content=content, pictures=[raw.pictures[k] for k in rows])
+
+
+def _id(entry: Any, name: str = "id") -> Any:
+    key = entry.get(name) if isinstance(entry, dict) else None
+    return key if isinstance(key, int | str) else None
+
+
+def _chosen(raw: Raw, data: config.Data, training: bool, findings: Findings) -> Raw:
+    """Keep the images of `data.image_ids` and, in training, `data.fraction` of them.
+
+    A split to score that holds none of the ids stays whole.
+    """
+    ids = [str(_id(image)) for image in raw.content["images"]]
+    unknown = [key for key in data.image_ids if key not in set(ids)]
+    if training and unknown:
+        near = hint(unknown[0], ids)
+        raise ValueError(f"data.image_ids: {unknown[0]!r} is not in {raw.source}{near}")
+    keep = np.ones(len(ids), bool)
+    if data.image_ids and len(unknown) < len(data.image_ids):
+        keep = np.array([key in data.image_ids for key in ids], bool)
+    if training and data.fraction < 1:
+        rows = np.flatnonzero(keep)
+        keep[rows[~_drawn(len(rows), data.fraction)]] = False
+    findings.add_where(
+        "not-chosen", ~keep, lambda row: Finding("not-chosen", raw.source, ids[row])
+    )
+    return raw if keep.all() else _only(raw, keep)
 
 
 def _build(

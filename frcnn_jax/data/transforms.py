@@ -85,8 +85,7 @@ def read_pixels(record: Record) -> Pixels:
 
 def _read(path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return path.read_bytes()
     except OSError as error:
         raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -51,6 +51,7 @@ def write(root, data, *, name="train.json", folder="images", pictures=True):
 
 
 def load(root, training=True, split="train", **fields):
+    fields = {"val": "train", **fields}  # so that nothing is held out
     return sources.load(config.Data(root=str(root), **fields), split, training)
 
 
@@ -135,8 +136,10 @@ def test_missing_root_and_json(tmp_path):
         load(tmp_path, split="train")
     listing = str(error.value).split("first): ")[1]
     assert listing.startswith("annotations/instances_train2017.json, annotations/inst")
-    with pytest.raises(FileNotFoundError, match="none at all"):
+    with pytest.raises(FileNotFoundError, match="no data set .*There is: 1.png"):
         load(tmp_path / "images")
+    with pytest.raises(FileNotFoundError, match="is a file; name its folder"):
+        load(tmp_path / "images" / "1.png")
 
 
 def test_broken_json_names_the_byte(tmp_path):
@@ -198,7 +201,7 @@ def test_file_names_must_stay_inside(tmp_path, name):
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (content(images=[]), "'images' is empty"),
+        (content(images=[]), "'images' is empty; list every one there"),
         (content(images=[image(1), image(1)]), "image ids used more than once: 1"),
         (content(images=[image(1, height=0)]), "1.png has height 0"),
         (content(images=[{"id": 1, "file_name": "a"}]), "has width None"),
@@ -272,7 +275,7 @@ def test_small_and_empty_boxes_leave_training_but_not_scoring(tmp_path):
 
 
 def test_boxes_partly_outside_are_clipped_and_counted(tmp_path):
-    boxes = [box(n, 1, [5, 5, 9, 9]) for n in range(1, 41)]
+    boxes = [box(n, 1, [5, n, 9, 9]) for n in range(1, 41)]
     boxes += [box(41, 1, [90, -10, 20, 30]), box(42, 1, [100, 10, 5, 5])]
     boxes += [box(43, 1, [200, 10, 0, 0]), box(44, 1, [-9, 10, 9, 5])]
     ds = read(tmp_path, data=content(annotations=boxes))
@@ -289,7 +292,7 @@ def test_boxes_partly_outside_are_clipped_and_counted(tmp_path):
 def test_negative_sizes_and_xyxy_are_told(tmp_path):
     bad = [box(1, 1, [50, 50, -5, 5])]
     with pytest.raises(
-        ValueError, match=r"negative width or height: 1\n.*bbox \[50, 50, -5, 5\]"
+        ValueError, match=r"negative width or height: 1 .*\n.*bbox \[50, 50, -5, 5\]"
     ) as error:
         read(tmp_path, data=content(annotations=bad))
     assert "probably" not in str(error.value)
@@ -299,6 +302,12 @@ def test_negative_sizes_and_xyxy_are_told(tmp_path):
         ValueError, match=r"\[x1, y1, x2, y2\](.|\n)*3 of 4 boxes leave"
     ):
         read(tmp_path, data=content(annotations=bad))
+
+
+def test_repeated_boxes_are_counted_and_stay(tmp_path):
+    same = [box(1, 1, [5, 5, 9, 9]), box(2, 1, [5, 5, 9, 9]), box(3, 1, [5, 5, 9, 8])]
+    ds = read(tmp_path, data=content(annotations=same))
+    assert len(ds.records[0].boxes) == 3 and ds.skipped == {text("duplicate"): 1}
 
 
 def test_boxes_relative_to_the_image_are_told(tmp_path):
@@ -395,7 +404,7 @@ def test_annotation_ids_pycocotools_cannot_take_are_renumbered(tmp_path, ids):
 
 
 def test_good_annotation_ids_stay(tmp_path):
-    boxes = [box(i, 1, [40, 5, 9, 9]) for i in (70, 3)]
+    boxes = [box(i, 1, [i, 5, 9, 9]) for i in (70, 3)]
     ds = read(tmp_path, data=content(annotations=boxes))
     assert [a["id"] for a in ds.annotations["annotations"]] == [70, 3]
     assert ds.skipped == {}
@@ -412,3 +421,68 @@ def test_missing_area_and_crowd_are_filled(tmp_path):
 def test_own_area_stays(tmp_path):
     ds = read(tmp_path, data=content(annotations=[box(1, 1, [1, 1, 4, 6], area=3.5)]))
     assert ds.annotations["annotations"][0]["area"] == 3.5
+
+
+# ---- choosing images
+
+
+def ids(dataset):
+    return [r.source_id for r in dataset.records]
+
+
+def many(count=40):
+    boxes = [box(i + 1, i, [1, 1, 9, 9]) for i in range(count)]
+    return content([image(i) for i in range(count)], boxes)
+
+
+def test_a_set_without_validation_split_gives_a_part_of_its_images(tmp_path, capsys):
+    write(tmp_path, many())
+    train = load(tmp_path, val="val")
+    val = load(tmp_path, False, "val", val="val")
+    assert len(ids(val)) == 4 and sorted(ids(train) + ids(val)) == list(range(40))
+    assert {a["image_id"] for a in val.annotations["annotations"]} == set(ids(val))
+    assert ids(load(tmp_path, False, "val", val="val")) == ids(val)  # the same again
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.endswith(
+        "has no split 'val': 4 of the 40 images of 'train' are held out for it"
+        " (data.val_fraction)"
+    )
+    half = load(tmp_path, False, "val", val="val", val_fraction=0.5)
+    assert len(ids(half)) == 20
+
+
+def test_a_misspelt_split_is_no_missing_one(tmp_path):
+    write(tmp_path, many(4))
+    write(tmp_path, many(4), name="valid.json")
+    assert len(load(tmp_path, val="val").records) == 4
+    with pytest.raises(FileNotFoundError, match="annotations/valid.json, annotations/"):
+        load(tmp_path, False, "val", val="val")
+
+
+def test_some_images_by_id_or_share(tmp_path):
+    write(tmp_path, many())
+    some = load(tmp_path, image_ids=("7", "31"))
+    assert ids(some) == [7, 31] and len(some.annotations["annotations"]) == 2
+    assert some.skipped == {text("not-chosen"): 38}
+    with pytest.raises(ValueError, match=r"data.image_ids: '311' is not .*mean '31'"):
+        load(tmp_path, image_ids=("7", "311"))
+    tenth = load(tmp_path, fraction=0.1)
+    assert len(tenth.records) == 4 and ids(tenth) == ids(load(tmp_path, fraction=0.1))
+    assert set(ids(tenth)) < set(ids(load(tmp_path, fraction=0.5)))
+    assert len(load(tmp_path, False, fraction=0.1).records) == 40
+    assert len(load(tmp_path, False, image_ids=("99",)).records) == 40
+
+
+# ---- kinds
+
+
+def test_kinds_are_recognised(tmp_path):
+    assert sources.kind("tfds:coco/2017") == "tfds"
+    (tmp_path / "Annotations").mkdir()
+    assert sources.kind(str(tmp_path)) == "voc"
+    (tmp_path / "data.yaml").write_text("names: [cat]")
+    assert sources.kind(str(tmp_path)) == "yolo"
+    assert sources.kind(str(tmp_path / "data.yaml")) == "yolo"
+    write(tmp_path, content())
+    assert sources.kind(str(tmp_path)) == "coco"
+    assert sources.splits(str(tmp_path)) == ["train"]

@@ -1,0 +1,32 @@
+"""The size of a picture from its header, without decoding it."""
+
+import io
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNED = (5, 6, 7, 8)  # its values that exchange width and height
+
+
+def size(picture) -> tuple[int, int] | None:
+    """Return (width, height) in pixels, turned as the EXIF tag says.
+
+    `picture` is a path or anything with `read_bytes`. None for what is no picture.
+    """
+    file = picture if isinstance(picture, Path) else io.BytesIO(picture.read_bytes())
+    try:
+        with Image.open(file) as image:
+            w, h = image.size
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return None
+    except Image.DecompressionBombError:
+        return None  # decoding will say how large it is
+    return (h, w) if turned else (w, h)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures in a folder and below, in the order of their names."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
