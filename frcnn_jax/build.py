@@ -62,7 +62,8 @@ def dataset(run: config.Run, split: str, training: bool) -> records.Dataset:
     label for each id, as torchvision's COCO models do; then so has the data set.
     """
     found = sources.load(run.data, split, training)
-    print(records.summary(found), flush=True)
+    what = sources.TITLES[sources.kind(run.data.root)]
+    print(f"{what} in {run.data.root}\n{records.summary(found)}", flush=True)
     ids, classes = found.category_ids, run.model.num_classes
     whole = all(isinstance(number, int) and number > 0 for number in ids)
     if whole and classes > len(ids) and classes == max(ids):

@@ -21,6 +21,13 @@ from frcnn_jax.data import annotations, coco, contents, tfds, voc, yolo
 from frcnn_jax.data.findings import NAMED, Finding, Findings
 from frcnn_jax.data.records import Dataset, Raw, Record, hint
 
+TITLES = {
+    "coco": "COCO annotations",
+    "voc": "Pascal VOC annotations",
+    "yolo": "YOLO labels",
+    "tfds": "TensorFlow Datasets",
+}
+
 
 class Examined(NamedTuple):
     """A split as it was read and what was found; no judgement is passed yet."""
