@@ -15,7 +15,7 @@ from absl import flags
 
 from frcnn_jax import build, cli, config, runs, vis
 from frcnn_jax.data import pictures, records, transforms
-from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation import score
 from frcnn_jax.evaluation.results import from_results
 from frcnn_jax.training import distributed
 
@@ -38,9 +38,9 @@ def main(argv: list[str]) -> None:
     evaluator = build.Evaluator(loaded.run, data, mesh)
     results = evaluator.results(distributed.replicate(loaded.variables, mesh))
     metrics = {"step": loaded.step, **evaluator.metrics(results)}
-    coco.save(metrics, out / "eval.json")
+    score.save(metrics, out / "eval.json")
     (out / "results.json").write_text(json.dumps(results) + "\n")
-    print(f"{loaded.source} on {data.name}\n{coco.table(metrics)}")
+    print(f"{loaded.source} on {data.name}\n{score.table(metrics)}")
     if odd := build.oddities(data.name, evaluator.batches):
         print(odd)
     print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")

@@ -12,7 +12,7 @@ import jax
 from absl import flags
 
 from frcnn_jax import build, cli, config, labels, runs
-from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation import score
 from frcnn_jax.training import distributed, loop, schedule, step
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
@@ -42,9 +42,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
 
     def evaluate(variables, done):
         metrics = {"step": done, **evaluator.metrics(evaluator.results(variables))}
-        print(coco.table(metrics), flush=True)
+        print(score.table(metrics), flush=True)
         if first:
-            coco.save(metrics, workdir / "eval.json")
+            score.save(metrics, workdir / "eval.json")
         return metrics
 
     with Checkpoints(workdir, run.train.keep_checkpoints) as checkpoints:

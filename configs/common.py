@@ -193,13 +193,9 @@ def jwyang_vgg16(side: int, passes: float) -> config.Run:
 
 
 def jwyang_voc07(run: config.Run, passes: float) -> config.Run:
-    """The same on VOC 2007, as COCO JSON, one picture per step.
-
-    Published values are VOC's measure of 2007 (IoU 0.5, eleven recalls), which
-    `eval.py` does not compute; its AP50 comes near.
-    """
-    run.data.root = "data/voc"
-    run.data.train, run.data.val = "trainval2007", "test2007"
+    """The same on VOC 2007, one picture per step, scored by VOC's measure of 2007."""
+    run.data.root, run.eval.metric = "data/VOCdevkit", "voc07"
+    run.data.train, run.data.val = "VOC2007/trainval", "VOC2007/test"
     run.model.num_classes = 20
     run.model.rpn.anchor_sizes = ((128.0, 256.0, 512.0),)
     run.train.batch_size = run.train.lr_batch_size = 1

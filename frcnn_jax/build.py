@@ -14,8 +14,7 @@ from frcnn_jax.convert import files, peers, surgery
 from frcnn_jax.convert.merge import matches, merge
 from frcnn_jax.data import batching, loader, records, sources
 from frcnn_jax.detectors import faster_rcnn
-from frcnn_jax.evaluation import coco as coco_metric
-from frcnn_jax.evaluation import infer
+from frcnn_jax.evaluation import infer, score
 from frcnn_jax.training import (
     distributed,
     loop,
@@ -153,14 +152,14 @@ def _of_model(loaded: Mapping, fresh: Mapping) -> dict[str, np.ndarray]:
 
 
 class Evaluator:
-    """Scores variables on one split with the COCO metric."""
+    """Scores variables on one split."""
 
     def __init__(self, run: config.Run, data: records.Dataset, mesh: jax.sharding.Mesh):
         """Prepares batches; programs compile on first use, one per bucket."""
         self.dataset = data
         self._mesh = mesh
         self._predict = step.make_predict_step(detector(run.model), mesh)
-        self._max_detections = run.model.roi.max_detections
+        self._asked, self._max_detections = run.eval, run.model.roi.max_detections
         self.batches = loader.eval_batches(
             data,
             run.data,
@@ -180,9 +179,10 @@ class Evaluator:
         return infer.detections(predict, self.batches, self.dataset)
 
     def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
-        """The COCO figures of these results, overall and per class."""
+        """The figures of these results by `eval.metric`, overall and per class."""
         cap = self._max_detections
-        return coco_metric.evaluate(self.dataset.annotations, results, cap)
+        truth = self.dataset.annotations
+        return score.evaluate(self._asked, truth, results, cap)
 
 
 def _divisible(batch_size: int, mesh: jax.sharding.Mesh) -> int:

@@ -69,7 +69,9 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a script; expected faults end it with their message and exit code 1.
+    """Runs a script; expected faults end it with their message and exit code.
+
+    The code is 1, unless the error has an `exit_code` of its own.
 
     `--debug_errors` shows the traceback as well.
     """
@@ -82,7 +84,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         except EXPECTED as error:
             if flags.FLAGS.debug_errors:
                 traceback.print_exc()
-            _stop(str(error))
+            _stop(str(error), getattr(error, "exit_code", 1))
 
     app.run(guarded, flags_parser=parse)
 
@@ -127,9 +129,9 @@ def with_fields(run: config.Run) -> config.Run:
     return values.config
 
 
-def _stop(message: str) -> None:
+def _stop(message: str, code: int = 1) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(code)
 
 
 def _before_dashes(argv: Sequence[str]) -> list[str]:

@@ -32,6 +32,8 @@ CHOICES = {
     "model.rpn.box_loss": ("l1", "smooth_l1"),
     "model.rpn.loss_count": ("mmdet", "sampled", "slots"),
     "train.optimizer": ("sgd", "adamw"),
+    "eval.metric": ("coco", "voc07", "voc"),
+    "eval.backend": ("pycocotools", "faster"),
     "model.roi.pooling": ("align", "point_align", "max"),
     "model.roi.box_loss": (
         *("l1", "smooth_l1", "iou", "giou", "diou", "ciou", "bounded_iou"),

@@ -199,8 +199,10 @@ class Train:
 
 @dataclass
 class Eval:
-    """Scoring with the COCO metric."""
+    """Scoring."""
 
+    metric: str = "coco"  # or "voc07" (11 recalls), "voc" (area), both at IoU 0.5
+    backend: str = "pycocotools"  # of the COCO metric; or "faster": faster-coco-eval
     split: str = ""  # "" = data.val
     batch_size: int = 8  # images per step over all devices
     max_pictures: int = 16  # drawn by the demo and by eval.py --pictures

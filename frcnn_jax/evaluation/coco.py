@@ -5,29 +5,23 @@ Conventions: boxes come in as xyxy in ORIGINAL image pixels and leave as COCO's
 category ids appear only here and in the data readers. A figure pycocotools reports as
 -1 (no ground truth of that kind) is None here, `null` in JSON and "n/a" in tables.
 
-pycocotools 2.0.11 alone would let the following pass: a NaN box scores as a match, an
-annotation with id 0 never matches, annotations sharing an id replace each other, an
-unknown category is ignored, an empty result list crashes. Each is caught here, by an
-error or by a copy of the annotations put in order. Nothing given by the caller is ever
-changed.
+What pycocotools alone would let pass is caught in `checked`. Objects marked "ignore"
+count like any other, as pycocotools counts them. `backend` "faster" has
+faster-coco-eval (an extra of the package) compute the same figures in less time.
 
-Not here: running the network (see `infer.py`), masks, other metrics.
+Not here: running the network (see `infer.py`), masks, VOC's metric (see `voc.py`).
 """
 
 import contextlib
 import io
-import json
 import logging
-import math
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+
+from frcnn_jax.evaluation import checked, tables
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +35,9 @@ def evaluate(
     annotations: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     max_detections: int = 100,
+    backend: str = "pycocotools",
 ) -> dict[str, Any]:
-    """Score COCO results against COCO annotations with pycocotools.
+    """Score COCO results against COCO annotations.
 
     Returns AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (float, or
     None without ground truth of that kind) and `per_class`: {class name: {AP, AP50,
@@ -61,17 +56,19 @@ def evaluate(
     """
     if max_detections < 1:
         raise ValueError(f"max_detections is {max_detections}; it must be at least 1")
-    names = _class_names(annotations)
+    names = checked.class_names(annotations)
     files = {i["id"]: i.get("file_name", "") for i in annotations["images"]}
-    truth = _ground_truth(annotations.get("annotations", ()), names=names, files=files)
-    found = _detections(results, names=names, files=files)
+    truth = checked.ground_truth(annotations, names=names, files=files)
+    found = checked.detections(results, names=names, files=files)
     _log_limits(truth, found, files=files, max_detections=max_detections)
     images = [{"id": key} for key in files]
     categories = [{"id": key, "name": name} for key, name in names.items()]
     scored = _accumulate(
-        _dataset(images, categories, truth),
-        _dataset(images, categories, found),
+        {"images": images, "categories": categories},
+        truth,
+        found,
         max_detections=max_detections,
+        backend=backend,
     )
     metrics: dict[str, Any] = _figures(scored, max_detections)
     metrics["per_class"] = _per_class(scored, max_detections, truth, found, names=names)
@@ -86,112 +83,19 @@ def table(metrics: Mapping[str, Any]) -> str:
     """
     lines = []
     for keys in (PRECISIONS, RECALLS):
-        lines += _aligned([keys, [_shown(metrics[key]) for key in keys]], left=0)
+        lines += tables.aligned(
+            [keys, [tables.shown(metrics[key]) for key in keys]], left=0
+        )
     lines += ["(IoU 0.50:0.95; s, m, l: area below 32^2, up to 96^2, above, in pixels)"]
     head = ("class", "AP", "AP50", "AR100", "objects", "detections")
     rows: list[Sequence[str]] = [head]
     for name, row in metrics["per_class"].items():
-        shown = [_shown(row[key]) for key in head[1:4]]
+        shown = [tables.shown(row[key]) for key in head[1:4]]
         rows.append((name, *shown, str(row["ground_truth"]), str(row["detections"])))
-    return "\n".join([*lines, "", *_aligned(rows, left=1)])
+    return "\n".join([*lines, "", *tables.aligned(rows, left=1)])
 
 
-def save(metrics: Mapping[str, Any], path: str | Path) -> None:
-    """Write the figures of `evaluate` as JSON (None as null), making the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-# ---- what goes in ------------------------------------------------------------------
-
-
-def _class_names(annotations: Mapping[str, Any]) -> dict[Any, str]:
-    """{category id: name}, in the order of the file."""
-    for key in ("images", "categories"):
-        if not annotations.get(key):
-            raise ValueError(f"the annotations hold no {key}: nothing to evaluate")
-    names: dict[Any, str] = {}
-    for category in annotations["categories"]:
-        name = str(category.get("name", category["id"]))
-        if category["id"] in names or name in names.values():
-            raise ValueError(
-                f"category {category['id']} ({name!r}) repeats an id or a name; "
-                "give every category its own"
-            )
-        names[category["id"]] = name
-    return names
-
-
-def _ground_truth(
-    annotations: Sequence[Mapping[str, Any]], *, names: Mapping, files: Mapping
-) -> list[dict]:
-    truth = []
-    for ann in annotations:
-        what = f"annotation {ann.get('id', '(no id)')}"
-        box = _checked_box(ann, what, names=names, files=files)
-        area = ann.get("area")
-        if area is None:
-            area = box[2] * box[3]
-        _check_finite(area, f"{what}: area")
-        crowd = int(ann.get("iscrowd") or 0)
-        truth.append(_entry(ann, box, area=area, iscrowd=crowd, id=len(truth) + 1))
-    return truth
-
-
-def _detections(
-    results: Sequence[Mapping[str, Any]], *, names: Mapping, files: Mapping
-) -> list[dict]:
-    found = []
-    for row, result in enumerate(results):
-        what = f"detection {row}"
-        box = _checked_box(result, what, names=names, files=files)
-        place = _place(result, what, names=names, files=files)
-        _check_finite(result.get("score"), f"{place}: score")
-        extra = {"score": float(result["score"]), "area": box[2] * box[3]}
-        found.append(_entry(result, box, **extra, iscrowd=0, id=row + 1))
-    return found
-
-
-def _entry(source: Mapping[str, Any], box: list[float], **extra: Any) -> dict:
-    """A fresh dict with the fields pycocotools reads (it writes into what it gets)."""
-    keys = {key: source[key] for key in ("image_id", "category_id")}
-    return {**keys, "bbox": box, **extra}
-
-
-def _checked_box(
-    row: Mapping[str, Any], what: str, *, names: Mapping, files: Mapping
-) -> list[float]:
-    for key, known in (("image_id", files), ("category_id", names)):
-        if row.get(key) not in known:
-            raise ValueError(
-                f"{what} has {key} {row.get(key)!r}, which is not among the "
-                f"{len(known)} of the annotation file; was it made for another file?"
-            )
-    place = _place(row, what, names=names, files=files)
-    box = row.get("bbox")
-    if box is None or len(box) != 4:
-        raise ValueError(f"{place}: bbox is {box!r}, not (x, y, width, height)")
-    for value in box:
-        _check_finite(value, f"{place}: bbox {list(box)} holds")
-    if box[2] < 0 or box[3] < 0:
-        raise ValueError(f"{place}: bbox {list(box)} has a negative width or height")
-    return [float(value) for value in box]
-
-
-def _place(row: Mapping[str, Any], what: str, *, names: Mapping, files: Mapping) -> str:
-    image, name = row["image_id"], names[row["category_id"]]
-    return f"{what} (image {image} {files[image]}, class {name!r})".replace(" ,", ",")
-
-
-def _check_finite(value: Any, what: str) -> None:
-    try:
-        finite = math.isfinite(value)
-    except TypeError:
-        finite = False
-    if not finite:
-        raise ValueError(f"{what} {value!r}, which is no finite number")
+# ---- what is worth a word -----------------------------------------------------------
 
 
 def _log_limits(
@@ -229,24 +133,47 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _dataset(images: list, categories: list, rows: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {"images": images, "categories": categories, "annotations": rows}
+def _accumulate(
+    shared: dict[str, list],
+    truth: list[dict],
+    found: list[dict],
+    *,
+    max_detections: int,
+    backend: str,
+) -> Any:
+    """Run the backend and return its COCOeval, with `eval` and `params`."""
+    coco, coco_eval = _backend(backend)
+    sets = []
     with _silence():
-        coco.createIndex()
-    return coco
-
-
-def _accumulate(truth: COCO, found: COCO, *, max_detections: int) -> COCOeval:
-    scored = COCOeval(truth, found, iouType="bbox")
-    scored.params.maxDets = sorted({1, 10, 100, max_detections})
-    with _silence():
+        for rows in (truth, found):
+            sets.append(coco())
+            sets[-1].dataset = {**shared, "annotations": rows}
+            sets[-1].createIndex()
+        scored = coco_eval(*sets, iouType="bbox")
+        scored.params.maxDets = sorted({1, 10, 100, max_detections})
         scored.evaluate()
         scored.accumulate()
     return scored
 
 
-def _figures(scored: COCOeval, cap: int) -> dict[str, float | None]:
+def _backend(name: str) -> tuple[Any, Any]:
+    """Return the classes COCO and COCOeval of a backend."""
+    if name == "pycocotools":
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        return COCO, COCOeval
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise ValueError(
+            'eval.backend "faster" needs the package faster-coco-eval:'
+            ' pip install faster-coco-eval, or set eval.backend to "pycocotools"'
+        ) from error
+    return COCO, COCOeval_faster
+
+
+def _figures(scored: Any, cap: int) -> dict[str, float | None]:
     """The twelve figures, as `COCOeval.summarize` forms them from its two arrays."""
     return {
         "AP": _precision(scored, cap),
@@ -259,7 +186,7 @@ def _figures(scored: COCOeval, cap: int) -> dict[str, float | None]:
 
 
 def _per_class(
-    scored: COCOeval,
+    scored: Any,
     cap: int,
     truth: list[dict],
     found: list[dict],
@@ -282,7 +209,7 @@ def _per_class(
 
 
 def _precision(
-    scored: COCOeval,
+    scored: Any,
     cap: int,
     *,
     iou: float | None = None,
@@ -299,7 +226,7 @@ def _precision(
 
 
 def _recall(
-    scored: COCOeval, cap: int, *, size: str = "all", classes: Any = slice(None)
+    scored: Any, cap: int, *, size: str = "all", classes: Any = slice(None)
 ) -> float | None:
     """Mean over [iou, class] of the highest recall reached."""
     values = scored.eval["recall"][
@@ -311,31 +238,3 @@ def _recall(
 def _mean(values: np.ndarray) -> float | None:
     present = values[values > -1]
     return float(np.mean(present)) if present.size else None
-
-
-# ---- what comes out ----------------------------------------------------------------
-
-
-def _shown(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """Rows of equal length as lines: the first `left` columns flush left."""
-    widths = [max(max(map(_width, column)), 5) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = []
-        for k, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - _width(cell))
-            cells.append(cell + space if k < left else space + cell)
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal that the text takes (wide letters two, marks none)."""
-    return sum(
-        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-        for c in text
-    )

@@ -262,9 +262,14 @@ def test_table_is_aligned_for_any_number_of_classes(count):
     assert all("n/a" in row for row in rows[2:])
 
 
-def test_save_keeps_none_as_null(tmp_path):
-    metrics = coco.evaluate(scene([(0, 0, 50, 50)]), [hit((0, 0, 50, 50))])
-    path = tmp_path / "new" / "eval.json"
-    coco.save(metrics, path)
-    assert json.loads(path.read_text(encoding="utf-8")) == metrics
-    assert '"APs": null' in path.read_text(encoding="utf-8")
+def test_the_faster_backend_gives_the_same_figures(golden):
+    pytest.importorskip("faster_coco_eval")
+    arguments = golden["ground_truth"], golden["detections"]
+    faster, official = (
+        coco.evaluate(*arguments, backend="faster"),
+        coco.evaluate(*arguments),
+    )
+    assert [faster[k] for k in KEYS] == pytest.approx(
+        [official[k] for k in KEYS], 1e-12
+    )
+    assert list(faster["per_class"]) == list(official["per_class"])

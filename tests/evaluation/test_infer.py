@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frcnn_jax import config
-from frcnn_jax.data import coco, loader
+from frcnn_jax.data import loader, sources
 from frcnn_jax.evaluation import coco as metric
 from frcnn_jax.evaluation import infer
 from frcnn_jax.types import Detections
@@ -16,7 +16,7 @@ from frcnn_jax.types import Detections
 def split(shapes_root):
     data = config.Data(root=str(shapes_root), max_side=96, eval_short_side=64)
     data.buckets, data.threads = ((64, 96), (96, 64), (96, 96)), 2
-    return data, coco.load(data, "train", training=False)
+    return data, sources.load(data, "train", training=False)
 
 
 def truth(arrays):

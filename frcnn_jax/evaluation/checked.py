@@ -1,0 +1,123 @@
+"""Annotations and results as a metric may count them: complete, finite, known.
+
+pycocotools 2.0.11 alone would let the following pass: a NaN box scores as a match, an
+annotation with id 0 never matches, annotations sharing an id replace each other, an
+unknown category is ignored. Each is an error here, or put in order in a copy: nothing
+given by the caller is changed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class Refused(ValueError):
+    """Detections that must not be scored: a broken model, not broken data."""
+
+    exit_code = 2  # of the scripts
+
+
+def class_names(annotations: Mapping[str, Any]) -> dict[Any, str]:
+    """Return {category id: name}, in the order of the file.
+
+    Raises ValueError for no images or categories, and for a repeated id or name.
+    """
+    for key in ("images", "categories"):
+        if not annotations.get(key):
+            raise ValueError(f"the annotations hold no {key}: nothing to evaluate")
+    names: dict[Any, str] = {}
+    for category in annotations["categories"]:
+        name = str(category.get("name", category["id"]))
+        if category["id"] in names or name in names.values():
+            raise ValueError(
+                f"category {category['id']} ({name!r}) repeats an id or a name; "
+                "give every category its own"
+            )
+        names[category["id"]] = name
+    return names
+
+
+def ground_truth(
+    annotations: Mapping[str, Any], *, names: Mapping, files: Mapping
+) -> list[dict]:
+    """Return the annotations, checked and completed, with ids from 1.
+
+    Raises ValueError naming the annotation for a box or area that is no finite number
+    or negative, and for unknown images and categories.
+    """
+    truth = []
+    for ann in annotations.get("annotations", ()):
+        what = f"annotation {ann.get('id', '(no id)')}"
+        box = _checked_box(ann, what, names=names, files=files)
+        area = ann.get("area")
+        if area is None:
+            area = box[2] * box[3]
+        _check_finite(area, f"{what}: area")
+        crowd = int(ann.get("iscrowd") or 0)
+        extra = {"area": area, "iscrowd": crowd, "ignore": int(bool(ann.get("ignore")))}
+        truth.append(_entry(ann, box, **extra, id=len(truth) + 1))
+    return truth
+
+
+def detections(
+    results: Sequence[Mapping[str, Any]], *, names: Mapping, files: Mapping
+) -> list[dict]:
+    """Return the results, checked, with areas and ids from 1.
+
+    Raises Refused naming image and class for a box or score that is no finite
+    number, and ValueError for unknown images and categories.
+    """
+    found = []
+    for row, result in enumerate(results):
+        what = f"detection {row}"
+        box = _checked_box(result, what, names=names, files=files, error=Refused)
+        place = _place(result, what, names=names, files=files)
+        _check_finite(result.get("score"), f"{place}: score", Refused)
+        extra = {"score": float(result["score"]), "area": box[2] * box[3]}
+        found.append(_entry(result, box, **extra, iscrowd=0, id=row + 1))
+    return found
+
+
+def _entry(source: Mapping[str, Any], box: list[float], **extra: Any) -> dict:
+    """A fresh dict with the fields pycocotools reads (it writes into what it gets)."""
+    keys = {key: source[key] for key in ("image_id", "category_id")}
+    return {**keys, "bbox": box, **extra}
+
+
+def _checked_box(
+    row: Mapping[str, Any],
+    what: str,
+    *,
+    names: Mapping,
+    files: Mapping,
+    error: type[ValueError] = ValueError,
+) -> list[float]:
+    for key, known in (("image_id", files), ("category_id", names)):
+        if row.get(key) not in known:
+            raise ValueError(
+                f"{what} has {key} {row.get(key)!r}, which is not among the "
+                f"{len(known)} of the annotation file; was it made for another file?"
+            )
+    place = _place(row, what, names=names, files=files)
+    box = row.get("bbox")
+    if box is None or len(box) != 4:
+        raise ValueError(f"{place}: bbox is {box!r}, not (x, y, width, height)")
+    for value in box:
+        _check_finite(value, f"{place}: bbox {list(box)} holds", error)
+    if box[2] < 0 or box[3] < 0:
+        raise ValueError(f"{place}: bbox {list(box)} has a negative width or height")
+    return [float(value) for value in box]
+
+
+def _place(row: Mapping[str, Any], what: str, *, names: Mapping, files: Mapping) -> str:
+    image, name = row["image_id"], names[row["category_id"]]
+    return f"{what} (image {image} {files[image]}, class {name!r})".replace(" ,", ",")
+
+
+def _check_finite(value: Any, what: str, error: type[ValueError] = ValueError) -> None:
+    try:
+        finite = math.isfinite(value)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise error(f"{what} {value!r}, which is no finite number")
