@@ -59,6 +59,8 @@ class VGG16:
     """The convolutions of VGG-16 up to conv5_3, stride 16, one output "c5"."""
 
     width: int = 64  # channels of the first stage
+    norm: str = "none"  # or "frozen", "batch": after each convolution, as vgg16_bn
+    norm_eps: float = 1e-5
 
 
 @dataclass
