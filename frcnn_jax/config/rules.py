@@ -16,7 +16,7 @@ from frcnn_jax.config.schema import (
 CHOICES = {
     "data.short_side_mode": ("choice", "range"),
     "data.size_rule": ("round", "floor"),
-    "data.resize": ("cv2_u8", "cv2_f32"),
+    "data.resize": ("cv2_u8", "cv2_f32", "pil"),
     "data.on_bad_image": ("error", "skip"),
     "model.channel_order": ("rgb", "bgr"),
     "model.dtype": ("float32", "bfloat16", "float16"),

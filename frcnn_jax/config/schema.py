@@ -26,7 +26,7 @@ class Data:
     max_side: int = 1333
     eval_short_side: int = 800
     size_rule: str = "round"  # of resized sides; "floor" = torchvision
-    resize: str = "cv2_u8"  # OpenCV bilinear on uint8 = mmdetection
+    resize: str = "cv2_u8"  # as mmdetection; see data/transforms.py: "cv2_f32", "pil"
     flip: float = 0.5  # probability of a horizontal flip
     buckets: tuple[tuple[int, int], ...] = ()  # (H, W); () = one per orientation, tight
     max_boxes: int = 0  # ground-truth rows per image; 0 = what the data needs
