@@ -169,12 +169,19 @@ def from_state_dict(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Flat
 
 
 def to_state_dict(variables: Mapping[str, np.ndarray]) -> Flat:
-    """Turns a ResNet's variables into torchvision's names, without the classifier.
+    """Turns a trunk's variables into torchvision's names, without the classifier.
 
-    Takes `params/backbone/...` and `batch_stats/backbone/...` only, and raises
+    Of VGG-16 the two fully connected layers of the head belong to it. Raises
     ConversionError for any other path. A folded file comes back with batch norm, the
     same function under other names.
     """
+    names = {path.split("/", 1)[1] for path in variables}
+    if "backbone/stage1/norm1/scale" in names:
+        return invert(variables, VGG_BN_RULES)
+    if "backbone/stage1/conv1/kernel" in names:
+        return invert(variables, VGG_RULES)
+    if "backbone/last/conv/kernel" in names:
+        return invert(variables, MOBILENET_RULES)
     return invert(variables, RULES)
 
 

@@ -197,5 +197,9 @@ def test_vgg_with_batch_norm_fills_the_trunk_and_the_head():
     }
     trunk = {k: a.shape for k, a in converted.variables.items() if "/backbone/" in k}
     assert trunk == ours
+    back = imagenet.to_state_dict(converted.variables)
+    assert back.keys() == state.keys() - {"classifier.6.weight", "classifier.6.bias"}
+    for name in back.keys() - {n for n in back if n.endswith("tracked")}:
+        np.testing.assert_array_equal(back[name], state[name])
     last = converted.variables["batch_stats/backbone/stage5/norm3/var"]
     assert last[0] == state["features.41.running_var"][0]
