@@ -12,6 +12,7 @@ import jax
 from absl import flags
 
 from frcnn_jax import build, cli, config, labels, runs
+from frcnn_jax.convert import files
 from frcnn_jax.evaluation import score
 from frcnn_jax.training import distributed, loop, schedule, step
 from frcnn_jax.training.checkpoint import Checkpoints
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> None:
 def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     start, first = time.perf_counter(), distributed.is_first()
     mesh = distributed.make_mesh(devices)
+    if run.init.load:
+        files.check(run.init.load)  # before the minutes that reading data may take
     run, data, val = build.datasets(run)
     workdir.mkdir(parents=True, exist_ok=True)
     if first:

@@ -162,6 +162,31 @@ def torchvision_mobilenet() -> config.Run:
     return run
 
 
+# ---- detectron2
+#
+# What differs in training: its sampler of aspect ratios groups differently, and every
+# worker divides losses by its own images; here all share one batch.
+
+
+def detectron2(run: config.Run) -> config.Run:
+    """A caffe-style run by detectron2's rules, multi-scale 3x: 270 000 steps."""
+    run.data.resize, run.data.short_sides = "pil", SIDES
+    _detectron2_rules(run.model)
+    run.train.steps = 270_000
+    schedule(run, 27.0, (21.0, 25.0))
+    run.train.warmup_steps = 1000
+    return run
+
+
+def _detectron2_rules(model: config.FasterRCNN) -> None:
+    model.box_coder = "torchvision"
+    rpn = model.rpn
+    rpn.min_positive_iou, rpn.rescue_rematches = 0.0, False
+    rpn.loss_count, rpn.allowed_border = "slots", -1.0
+    if model.fpn is None:
+        model.cells = "canvas"  # nothing is padded beyond the batch
+
+
 # ---- jwyang faster-rcnn.pytorch
 #
 # What a pass is: the peer lists every picture and its mirror image, so one of its

@@ -101,8 +101,7 @@ def variables(run: config.Run, path: str, class_names: Sequence[str] = ()) -> Va
     """
     fresh = traverse_util.flatten_dict(fresh_variables(run), sep="/")
     fresh = {name: np.asarray(value) for name, value in fresh.items()}
-    norm_eps = getattr(run.model.backbone, "norm_eps", 0.0)  # VGG-16 has no norms
-    found = files.load_variables(path, norm_eps=norm_eps)
+    found = files.load_variables(path, norm_eps=run.model.backbone.norm_eps)
     loaded, optional = found.variables, ()
     if not any("/rpn/" in name for name in loaded):
         loaded, optional = _of_model(loaded, fresh), ("(?!backbone/).*",)

@@ -57,7 +57,7 @@ def test_unusual_but_valid(fields):
 @pytest.mark.parametrize(
     ("field", "value", "hint"),
     [
-        ("data__resize", "pil", "cv2_u8"),
+        ("data__resize", "cv2_u9", "cv2_u8"),
         ("data__short_side_mode", "choise", "did you mean 'choice'"),
         ("data__on_bad_image", "warn", "skip"),
         ("model__channel_order", "rbg", "rgb"),

@@ -53,6 +53,15 @@ PARITY = {
     "torchvision_r50_fpn_v2": ("torchvision_v2_pyramid_rpn_and_box_head",),
     "torchvision_mobilenet_fpn": ("torchvision_mobilenet",),
     "torchvision_mobilenet_320_fpn": ("torchvision_mobilenet",),
+    **{
+        f"detectron2_{trunk}_{kind.lower()}": (
+            f"maps_and_detections_equal_the_peers[{kind}]",
+            f"losses_and_gradients_equal_the_peers[{kind}]",
+        )
+        for trunk in ("r50", "r101", "x101")
+        for kind in ("C4", "DC5", "FPN")
+        if (trunk, kind) not in (("x101", "C4"), ("x101", "DC5"))
+    },
     **dict.fromkeys(
         ("jwyang_res101_600", "jwyang_res101_800", "jwyang_res101_voc07"),
         ("resnet_maps", "resnet_detections[0]", "resnet_training"),
@@ -92,8 +101,13 @@ def architecture(run: config.Run, known: dict[str, Any]) -> str | None:
     """The configuration among `known` that has the same network."""
 
     def network(model: config.FasterRCNN) -> dict[str, Any]:
-        same = dataclasses.replace(model, dtype="", num_classes=80)
+        same = dataclasses.replace(
+            model, dtype="", num_classes=80, box_coder="", cells=""
+        )
         values = config.to_dict(same)
+        for name in ("loss_count", "min_positive_iou", "rescue_rematches"):
+            del values["rpn"][name]
+        del values["rpn"]["allowed_border"]
         for name in ("box_loss", "box_loss_beta", "box_loss_weight"):
             del values["roi"][name]
         return values

@@ -16,7 +16,7 @@ from frcnn_jax.config.schema import (
 CHOICES = {
     "data.short_side_mode": ("choice", "range"),
     "data.size_rule": ("round", "floor"),
-    "data.resize": ("cv2_u8", "cv2_f32"),
+    "data.resize": ("cv2_u8", "cv2_f32", "pil"),
     "data.on_bad_image": ("error", "skip"),
     "model.channel_order": ("rgb", "bgr"),
     "model.dtype": ("float32", "bfloat16", "float16"),
@@ -24,7 +24,7 @@ CHOICES = {
     "model.initial_values": ("mmdet", "torchvision"),
     "model.box_coder": ("mmdet", "torchvision", "caffe"),
     "model.backbone.depth": (18, 34, 50, 101, 152),
-    "model.backbone.norm": ("frozen", "batch"),
+    "model.backbone.norm": ("frozen", "batch", "none"),
     "model.backbone.stem_pool": ("padded", "ceil"),
     "model.fpn.norm": ("none", "frozen", "batch"),
     "model.roi.norm": ("frozen", "batch"),
@@ -113,6 +113,9 @@ def _validate_training(run: Run) -> None:
 
 def _validate_backbone(model: FasterRCNN) -> None:
     trunk = model.backbone
+    if trunk.norm == "none" and not isinstance(trunk, VGG16):
+        rule = "only VGG16 goes without; choose 'frozen' or 'batch'"
+        _fail("model.backbone.norm", trunk.norm, rule)
     if not isinstance(trunk, ResNet):
         return
     stages, deep = trunk.stages, trunk.depth >= 50

@@ -26,7 +26,7 @@ class Data:
     max_side: int = 1333
     eval_short_side: int = 800
     size_rule: str = "round"  # of resized sides; "floor" = torchvision
-    resize: str = "cv2_u8"  # OpenCV bilinear on uint8 = mmdetection
+    resize: str = "cv2_u8"  # as mmdetection; see data/transforms.py: "cv2_f32", "pil"
     flip: float = 0.5  # probability of a horizontal flip
     buckets: tuple[tuple[int, int], ...] = ()  # (H, W); () = one per orientation, tight
     max_boxes: int = 0  # ground-truth rows per image; 0 = what the data needs
@@ -60,6 +60,8 @@ class VGG16:
     """The convolutions of VGG-16 up to conv5_3, stride 16, one output "c5"."""
 
     width: int = 64  # channels of the first stage
+    norm: str = "none"  # or "frozen", "batch": after each convolution, as vgg16_bn
+    norm_eps: float = 1e-5
 
 
 @dataclass

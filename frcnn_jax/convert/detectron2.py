@@ -11,7 +11,7 @@ first there and over ratios first here. Norms have no step counters. Pixel means
 cell anchors, which older files list too, are dropped and counted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -110,11 +110,18 @@ def conversion(
     same feature channels. Raises ConversionError for unexplained names, half layers and
     wrong shapes.
     """
+    return convert(state, table(state, pool_size=pool_size))
+
+
+def table(
+    state: Mapping[str, np.ndarray], *, pool_size: int | None = None
+) -> Sequence[Rule]:
+    """Returns the rules of `conversion` for this state dict, judged by its names."""
     first_fc = f"{_FIRST_FC}.weight"
     if pool_size is None and first_fc in state:
         pool_size = pool_side(state, first_fc, 1, f"{_RPN}.conv.weight", 1)
     pyramid = any(name.startswith("backbone.bottom_up.") for name in state)
-    return convert(state, rules(pool_size, pyramid))
+    return rules(pool_size, pyramid)
 
 
 def from_state_dict(

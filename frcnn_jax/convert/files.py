@@ -28,6 +28,7 @@ from frcnn_jax.convert.rules import (
     Conversion,
     ConversionError,
     Flat,
+    convert,
 )
 
 
@@ -49,17 +50,25 @@ def load(path: str | Path) -> tuple[Flat, dict[str, str]]:
     ConversionError for an unknown suffix and for a file that is truncated, damaged or
     holds no plain arrays; for names what `download` does.
     """
+    path = check(path)
+    return _READERS[path.suffix.lower()](path)
+
+
+def check(path: str | Path) -> Path:
+    """Returns the file to read, fetched if need be; its contents are not looked at.
+
+    Raises what `load` raises for a file that is not there or of another kind.
+    """
     path = download.local(path)
     if path.is_dir():
         raise ConversionError(f"{path} is a folder, not a weight file")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in _READERS:
         raise ConversionError(
             f"{path}: unknown suffix {path.suffix!r}; supported: {', '.join(_READERS)}"
         )
     if not path.is_file():
         raise FileNotFoundError(_not_found(path))
-    return reader(path)
+    return path
 
 
 def metadata(path: str | Path) -> dict[str, str]:
@@ -183,7 +192,7 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
             weights = {name: a for name, a in arrays.items() if name not in notes}
             converted = Conversion(weights, notes)
         elif kind in PEERS:
-            converted = PEERS[kind].conversion(arrays)
+            converted = convert(arrays, PEERS[kind].table(arrays), consume=True)
         else:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:

@@ -10,7 +10,7 @@ reported. A stage with an array missing is dropped whole and reported: half a st
 would train from a mixture that nobody chose.
 
 VGG-16: `features.N`, and of `classifier.N` the first two layers, which are the head of
-its detectors; the last one is dropped and reported. Without batch norm only.
+its detectors; the last one is dropped and reported. With batch norm (vgg16_bn) too.
 MobileNetV3-Large: `features.N`; its detectors have another norm epsilon than the
 classifier, in torchvision too. Detectron's ResNets with Caffe2's names: see `caffe2`.
 """
@@ -34,7 +34,7 @@ from frcnn_jax.convert.rules import (
     invert,
 )
 
-VGG_POSITIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+VGG_CONVS = (2, 2, 3, 3, 3)  # of each stage, between max-pools
 # MobileNet's blocks whose third part is squeeze-and-excitation, counted from 1.
 _EXCITING = (4, 5, 6, 11, 12, 13, 14, 15)
 _BLOCKS = 15
@@ -73,13 +73,21 @@ def resnet_rules(theirs: str, ours: str) -> list[Rule]:
     return rules
 
 
-def vgg_rules(features: str, classifier: str) -> list[Rule]:
-    """Returns the rules of VGG-16; arguments are the names of its two parts."""
-    rules = []
-    for stage, positions in enumerate(VGG_POSITIONS, start=1):
-        for number, position in enumerate(positions, start=1):
-            ours = f"backbone/stage{stage}/conv{number}"
-            rules += conv(f"{features}.{position}", ours, bias=True)
+def vgg_rules(features: str, classifier: str, *, norms: bool = False) -> list[Rule]:
+    """Returns the rules of VGG-16; two arguments are the names of its parts.
+
+    With `norms` a batch norm stands between each convolution and its relu.
+    """
+    rules, position = [], 0
+    for stage, convs in enumerate(VGG_CONVS, start=1):
+        for number in range(1, convs + 1):
+            ours = f"backbone/stage{stage}"
+            rules += conv(f"{features}.{position}", f"{ours}/conv{number}", bias=True)
+            if norms:
+                theirs = f"{features}.{position + 1}"
+                rules += batch_norm(theirs, f"{ours}/norm{number}")
+            position += 3 if norms else 2  # and its relu
+        position += 1  # the max-pool
     first = dense_after_pool(VGG_CROP)
     rules += dense(f"{classifier}.0", "box_head/fc1", kernel=first)
     return rules + dense(f"{classifier}.3", "box_head/fc2")
@@ -109,11 +117,12 @@ def mobilenet_rules(theirs: str, ours: str) -> list[Rule]:
     return table + pair(f"{_BLOCKS + 1}", "last/")
 
 
-VGG_RULES = (
-    *vgg_rules("features", "classifier"),
+_VGG_LAST = (
     Rule("classifier.6.weight", "", CLASSIFIER),
     Rule("classifier.6.bias", "", CLASSIFIER),
 )
+VGG_RULES = (*vgg_rules("features", "classifier"), *_VGG_LAST)
+VGG_BN_RULES = (*vgg_rules("features", "classifier", norms=True), *_VGG_LAST)
 MOBILENET_RULES = (
     *mobilenet_rules("features.", "backbone/"),
     *(
@@ -137,7 +146,8 @@ def conversion(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Conversio
     reason. Raises ConversionError for names outside torchvision's, or without a stem.
     """
     if "features.0.weight" in state:
-        return convert(state, VGG_RULES)
+        with_norms = "features.1.weight" in state
+        return convert(state, VGG_BN_RULES if with_norms else VGG_RULES)
     if "features.0.0.weight" in state:
         return convert(state, MOBILENET_RULES)
     if "conv1_w" in state:
@@ -159,12 +169,19 @@ def from_state_dict(state: Mapping[str, np.ndarray], *, norm_eps: float) -> Flat
 
 
 def to_state_dict(variables: Mapping[str, np.ndarray]) -> Flat:
-    """Turns a ResNet's variables into torchvision's names, without the classifier.
+    """Turns a trunk's variables into torchvision's names, without the classifier.
 
-    Takes `params/backbone/...` and `batch_stats/backbone/...` only, and raises
+    Of VGG-16 the two fully connected layers of the head belong to it. Raises
     ConversionError for any other path. A folded file comes back with batch norm, the
     same function under other names.
     """
+    names = {path.split("/", 1)[1] for path in variables}
+    if "backbone/stage1/norm1/scale" in names:
+        return invert(variables, VGG_BN_RULES)
+    if "backbone/stage1/conv1/kernel" in names:
+        return invert(variables, VGG_RULES)
+    if "backbone/last/conv/kernel" in names:
+        return invert(variables, MOBILENET_RULES)
     return invert(variables, RULES)
 
 

@@ -11,7 +11,7 @@ logits of an anchor are kept, deltas are normalised (py-faster-rcnn folds the de
 into its weights, these files do not), pixel order BGR.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,7 +59,12 @@ def conversion(state: Mapping[str, np.ndarray]) -> Conversion:
 
     Raises ConversionError for unexplained names, half layers and wrong axes.
     """
-    return convert(state, rules("RCNN_base.0.bias" in state))
+    return convert(state, table(state))
+
+
+def table(state: Mapping[str, np.ndarray]) -> Sequence[Rule]:
+    """Returns the rules of `conversion` for this state dict, judged by its names."""
+    return rules("RCNN_base.0.bias" in state)
 
 
 def from_state_dict(state: Mapping[str, np.ndarray]) -> Flat:

@@ -12,7 +12,7 @@ convolution (a config field here). The state dict alone: optimizer and meta are 
 the caller.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -81,10 +81,17 @@ def conversion(
     same feature channels. Raises ConversionError for unexplained names, half layers,
     wrong axes, and widths from which no pool size follows.
     """
+    return convert(state, table(state, pool_size=pool_size))
+
+
+def table(
+    state: Mapping[str, np.ndarray], *, pool_size: int | None = None
+) -> Sequence[Rule]:
+    """Returns the rules of `conversion` for this state dict, judged by its names."""
     first_fc = f"{_FIRST_FC}.weight"
     if pool_size is None and first_fc in state:
         pool_size = pool_side(state, first_fc, 1, "rpn_head.rpn_conv.weight", 1)
-    return convert(state, rules(pool_size))
+    return rules(pool_size)
 
 
 def from_state_dict(

@@ -6,13 +6,13 @@ written as zeros. jwyang's RPN has two logits for each anchor, which no other pe
 hold.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from frcnn_jax.convert import detectron2, jwyang, mmdet, torchvision
-from frcnn_jax.convert.rules import Conversion, ConversionError, Flat
+from frcnn_jax.convert.rules import ConversionError, Flat, Rule, convert
 
 _HEAD = "params/box_head/predictor"
 CLASSES = f"{_HEAD}/classes/bias"
@@ -22,7 +22,7 @@ DELTAS = f"{_HEAD}/deltas/kernel", f"{_HEAD}/deltas/bias"
 class Peer(NamedTuple):
     """How one peer's names are read and written, and what its detectors have."""
 
-    conversion: Callable[..., Conversion]
+    table: Callable[..., Sequence[Rule]]  # of a state dict
     to_state_dict: Callable[..., Flat]
     takes_pool_size: bool = True
     background_deltas: bool = False
@@ -30,13 +30,13 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "mmdet": Peer(mmdet.conversion, mmdet.to_state_dict),
+    "mmdet": Peer(mmdet.table, mmdet.to_state_dict),
     "torchvision": Peer(
-        torchvision.conversion, torchvision.to_state_dict, background_deltas=True
+        torchvision.table, torchvision.to_state_dict, background_deltas=True
     ),
-    "detectron2": Peer(detectron2.conversion, detectron2.to_state_dict),
+    "detectron2": Peer(detectron2.table, detectron2.to_state_dict),
     "jwyang": Peer(
-        jwyang.conversion,
+        jwyang.table,
         jwyang.to_state_dict,
         takes_pool_size=False,
         background_deltas=True,
@@ -54,7 +54,8 @@ def from_state_dict(
     unknown peer, unexplained names, half layers and wrong shapes.
     """
     peer = _peer(source, model)
-    variables = peer.conversion(state_dict, **_options(peer, model)).variables
+    table = peer.table(state_dict, **_options(peer, model))
+    variables = convert(state_dict, table).variables
     return with_background(variables, model.roi.background_deltas)
 
 

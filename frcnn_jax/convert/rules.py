@@ -161,16 +161,22 @@ def _find(
     return None
 
 
-def convert(state: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Conversion:
+def convert(
+    state: Mapping[str, np.ndarray], rules: Sequence[Rule], *, consume: bool = False
+) -> Conversion:
     """Turns a state dict of theirs into our variables.
 
     Every name must be explained by a rule; layers must be whole: where a rule matched,
     the other rules of the same module of theirs (`weight` and `bias`, or the four
     arrays of a batch norm) must match too. Whether every layer of a model is there is
-    the question of `merge`. Raises ConversionError with all offending names and shapes.
+    the question of `merge`. With `consume` arrays leave `state` as they are converted,
+    so that both never fill memory. Raises ConversionError with all offending names and
+    shapes.
     """
     variables, unused, found, left, misfits = {}, {}, [], [], []
-    for name, array in state.items():
+    names = tuple(state)
+    for name in names:
+        array = state.pop(name) if consume else state[name]
         hit = _find(name, rules, "theirs")
         if name.startswith(NOTE_PREFIX):
             unused[name] = NOTE
@@ -187,7 +193,7 @@ def convert(state: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> Conversio
                 variables[path] = hit[0].layout.to_ours(np.asarray(array))
             except ValueError as error:
                 misfits.append(f"{name} -> {path} ({hit[0].layout.name}): {error}")
-    missing = _missing(found, rules, set(state), side="theirs")
+    missing = _missing(found, rules, set(names), side="theirs")
     raise_if_any(
         "state dict does not fit the table of names",
         {

@@ -12,7 +12,7 @@ first class on both sides, and the rows of its deltas, never used, are kept
 (`roi.background_deltas`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -90,6 +90,13 @@ def conversion(
     equally many channels. Raises ConversionError for unexplained names, half layers and
     wrong shapes.
     """
+    return convert(state, table(state, pool_size=pool_size))
+
+
+def table(
+    state: Mapping[str, np.ndarray], *, pool_size: int | None = None
+) -> Sequence[Rule]:
+    """Returns the rules of `conversion` for this state dict, judged by its names."""
     v2 = f"{_CONV_FC}.weight" in state
     if pool_size is None:
         now, before = "rpn.head.conv.0.0.weight", "rpn.head.conv.weight"
@@ -97,7 +104,7 @@ def conversion(
         first_fc = _CONV_FC if v2 else _PLAIN_FC
         pool_size = pool_side(state, f"{first_fc}.weight", 1, rpn, 1)
     mobile = "backbone.body.0.0.weight" in state
-    return convert(state, rules(pool_size, mobile=mobile, v2=v2, counters=True))
+    return rules(pool_size, mobile=mobile, v2=v2, counters=True)
 
 
 def from_state_dict(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from frcnn_jax import config
 from frcnn_jax.data import headers
@@ -165,10 +166,12 @@ def resized_hw(
 
 
 def resize(image: np.ndarray, hw: tuple[int, int], kind: str) -> np.ndarray:
-    """Resample uint8 [H, W, C] to size `hw` bilinearly, without antialiasing.
+    """Resample uint8 [H, W, C] to size `hw` bilinearly.
 
     "cv2_u8" is OpenCV's fixed-point rule (mmdetection, bit for bit); "cv2_f32" is the
-    float rule (torch `interpolate`, to 0.006 grey levels) rounded to whole levels.
+    float rule (torch `interpolate`, to 0.006 grey levels) rounded to whole levels;
+    neither filters when it shrinks. "pil" is Pillow's, which does (detectron2, bit for
+    bit).
     """
     size = (hw[1], hw[0])
     if kind == "cv2_u8":
@@ -178,7 +181,11 @@ def resize(image: np.ndarray, hw: tuple[int, int], kind: str) -> np.ndarray:
             image.astype(np.float32), size, interpolation=cv2.INTER_LINEAR
         )
         return np.rint(floats).clip(0, 255).astype(np.uint8)
-    raise ValueError(f"data.resize is {kind!r}; it must be 'cv2_u8' or 'cv2_f32'")
+    if kind == "pil":
+        return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+    raise ValueError(
+        f"data.resize is {kind!r}; it must be 'cv2_u8', 'cv2_f32' or 'pil'"
+    )
 
 
 def scale_boxes(

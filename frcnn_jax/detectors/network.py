@@ -131,7 +131,9 @@ def _trunk(backbone, dtype, axis_name) -> nn.Module:
                 backbone.width, backbone.norm, backbone.norm_eps, dtype, axis_name
             )
         case config.VGG16():
-            return vgg.VGG16(backbone.width, dtype)
+            return vgg.VGG16(
+                backbone.width, backbone.norm, backbone.norm_eps, dtype, axis_name
+            )
     raise TypeError(f"no backbone for {backbone!r}")
 
 

@@ -23,7 +23,7 @@ from frcnn_jax.convert import files, peers, published, surgery
 
 # The rules of boxes tell whose detectors a configuration describes.
 _CODERS = {"mmdet": "mmdet", "torchvision": "torchvision", "jwyang": "caffe"}
-_CODERS["detectron2"] = "mmdet"  # the nearest; no configuration has its own rules
+_CODERS["detectron2"] = "torchvision"  # the same rule; shapes tell the two apart
 # Fields of the model that training alone sees, and the number of classes.
 _TRAINING = re.compile(
     r"num_classes|initial_values|dtype|.*\.(box_loss\w*|loss_count|\w+_train|samples"
@@ -81,13 +81,7 @@ def recognise(found: files.Loaded, path: str) -> config.Run:
             f"{path} carries no configuration: name the one it was trained with,"
             " --config=configs/NAME.py"
         )
-    groups = _groups(found, path)
-    if found.kind == "detectron2":
-        raise ValueError(
-            f"{path}: detectron2's detectors have no configurations here yet; of these"
-            f" shapes is {_alternatives(groups)}, with mmdetection's rules"
-        )
-    groups, why = _narrowed(groups, found, path)
+    groups, why = _narrowed(_groups(found, path), found, path)
     if len(groups) > 1:
         raise ValueError(
             f"{path}: configurations of these names and shapes differ in what they"

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,10 @@ def read(name: str, run: config.Run | None = None) -> Source:
     run = run or cli.with_fields(_configuration(found, name))
     run = recognition.with_classes(run, peers.classes(found.variables))
     cli.checked(run)
-    weights = _fitted(found.variables, run, name)
-    return Source(name, run, _labels(found, run), weights, _sha256(name))
+    with ThreadPoolExecutor(1) as beside:  # hashing needs no interpreter
+        digest = beside.submit(_sha256, name)
+        weights = _fitted(found.variables, run, name)
+    return Source(name, run, _labels(found, run), weights, digest.result())
 
 
 def _of_folder(name: str, run: config.Run | None) -> Source:

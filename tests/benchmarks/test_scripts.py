@@ -195,6 +195,15 @@ def test_architectures_are_measured_one_by_one(tmp_path):
     assert [json.loads(text) for text in stored] == [line]
 
 
+def test_converting_is_timed_beside_its_imports(tiny, tmp_path):
+    config = tiny[0].removeprefix("--config=")
+    words = [f"--config={config}", "--repeats=1", f"--save={tmp_path}"]
+    line = only_line(run(BENCHMARKS / "convert.py", *words))
+    assert line["config"] == "tiny" and line["format"] == ".safetensors"
+    assert 0 < line["imports_s"] < line["median_s"] <= line["max_s"]
+    assert line["imports_rss_mb"] > 50 and 0 < line["file_mb"] < 5
+
+
 def test_a_peer_that_fails_is_named(tiny, tmp_path):
     peer = tmp_path / "peer.py"
     peer.write_text("print('no json')")

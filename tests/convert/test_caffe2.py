@@ -104,6 +104,11 @@ def test_a_mobilenet_classifier_fills_the_trunk():
     last = converted.variables["params/backbone/last/conv/kernel"]
     moved = state["features.16.0.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(last, moved)
+    back = imagenet.to_state_dict(converted.variables)
+    assert back.keys() == {name for name in state if "classifier" not in name}
+    np.testing.assert_array_equal(
+        back["features.0.0.weight"], state["features.0.0.weight"]
+    )
 
 
 def test_a_wide_resnet_has_the_names_of_the_others():

@@ -1,10 +1,19 @@
 """Classification ResNets, with batch norm and with batch norm folded."""
 
+import gzip
+import json
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from frcnn_jax.convert import imagenet
+from frcnn_jax.convert import files, imagenet
 from frcnn_jax.convert.rules import ConversionError
+from frcnn_jax.models.vgg import VGG16
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 EPS = 1e-3  # far from the usual 1e-5, so that a forgotten argument shows
 
@@ -163,3 +172,34 @@ def test_missing_stem_and_foreign_names_are_errors():
 def test_only_backbones_go_back():
     with pytest.raises(ConversionError, match="params/rpn/conv/bias"):
         imagenet.to_state_dict({"params/rpn/conv/bias": np.zeros(3)})
+
+
+def test_vgg_with_batch_norm_fills_the_trunk_and_the_head():
+    listed = (GOLDEN / "classifiers" / "vgg16_bn.json.gz").read_bytes()
+    narrow = {4096: 2, 25088: 2 * 49}  # the head's sides, which are free
+    state = {
+        name: np.full([narrow.get(side, side) for side in shape], number, dtype)
+        for number, (name, (shape, dtype)) in enumerate(
+            json.loads(gzip.decompress(listed)).items()
+        )
+    }
+    assert files.recognise(state) == "imagenet"
+    converted = imagenet.conversion(state, norm_eps=1e-5)
+    assert {name for name in converted.unused if not name.endswith("tracked")} == {
+        "classifier.6.weight",
+        "classifier.6.bias",
+    }
+    model = VGG16(norm="frozen")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    flat = traverse_util.flatten_dict(shapes, sep="/")
+    ours = {
+        path.replace("/", "/backbone/", 1): leaf.shape for path, leaf in flat.items()
+    }
+    trunk = {k: a.shape for k, a in converted.variables.items() if "/backbone/" in k}
+    assert trunk == ours
+    back = imagenet.to_state_dict(converted.variables)
+    assert back.keys() == state.keys() - {"classifier.6.weight", "classifier.6.bias"}
+    for name in back.keys() - {n for n in back if n.endswith("tracked")}:
+        np.testing.assert_array_equal(back[name], state[name])
+    last = converted.variables["batch_stats/backbone/stage5/norm3/var"]
+    assert last[0] == state["features.41.running_var"][0]

@@ -10,9 +10,9 @@ from frcnn_jax.models.vgg import VGG16
 from frcnn_jax.ops import canvas
 
 
-@pytest.fixture(scope="module")
-def narrow():
-    model = VGG16(width=2)
+@pytest.fixture(scope="module", params=["none", "batch"])
+def narrow(request):
+    model = VGG16(width=2, norm=request.param)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
 

@@ -53,6 +53,10 @@ def loaded(name, kind="mmdet", text="", names="", **changes):
         ("torchvision_r50_fpn_v2", "torchvision", "", "w.pth", "of this model"),
         ("jwyang_res101_800", "jwyang", "", "coco_800.pth", "the file's name"),
         ("jwyang_vgg16_voc07", "jwyang", "", "w.pth", "of this model"),
+        ("detectron2_r50_c4", "detectron2", "", "model_final_1.pkl", "of this model"),
+        ("detectron2_r50_dc5", "detectron2", "", "model_final_1.pkl", "of this model"),
+        ("detectron2_r101_fpn", "detectron2", "", "model_final_1.pkl", "of this model"),
+        ("detectron2_x101_fpn", "detectron2", "", "model_final_1.pkl", "of this model"),
     ],
 )
 def test_it_is_recognised(name, kind, text, file, why, capsys):
@@ -97,12 +101,6 @@ def test_an_architecture_without_a_configuration():
     found = loaded("jwyang_res101_600", "jwyang", depth=50)
     with pytest.raises(ValueError, match="no configuration here has .* nearest --conf"):
         recognition.recognise(found, "res50.pth")
-
-
-def test_detectron2_has_no_configurations_yet():
-    found = loaded("r50_caffe_fpn_1x", "detectron2")
-    with pytest.raises(ValueError, match="of these shapes is --config=.*r50_fpn_1x.py"):
-        recognition.recognise(found, "w.pkl")
 
 
 def test_our_own_file_without_a_configuration():

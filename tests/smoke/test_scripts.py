@@ -54,7 +54,7 @@ TINY = {
     "train.eval_every": 0.0,
 }
 DEMO = ["--config=configs/demo.py", *(f"--config.{k}={v}" for k, v in TINY.items())]
-FIGURES = {*coco.PRECISIONS, *coco.RECALLS, "step", "per_class"}
+FIGURES = {"metric", *coco.PRECISIONS, *coco.RECALLS, "step", "per_class"}
 
 
 def command(*words) -> dict:
@@ -296,7 +296,9 @@ def test_a_folder_with_other_settings_is_not_continued(trained, root):
 def test_missing_images_stop_or_are_counted(root, tmp_path):
     folder = spoiled(root, tmp_path / "data", missing=["train_0003.jpg"])
     done = train(tmp_path / "run", folder, code=1)
-    assert_plain(done, "1 of 24 image files are missing .*train_0003.jpg")
+    first, place = done.stderr.splitlines()
+    assert first.startswith("error: image files missing: 1 (add them, or set data.on_b")
+    assert place.endswith("annotations/train.json, image 4: train_0003.jpg")
 
 
 def test_unreadable_images_stop_by_name_or_are_counted(root, tmp_path):

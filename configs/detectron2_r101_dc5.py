@@ -1,0 +1,12 @@
+"""Faster R-CNN R-101-DC5, detectron2's recipe, multi-scale 3x on COCO.
+
+Published box AP 40.6 (detectron2, COCO-Detection/faster_rcnn_R_101_DC5_3x);
+ours is not trained yet.
+"""
+
+from configs import common
+from frcnn_jax import config
+
+
+def get_config() -> config.Run:
+    return common.detectron2(common.caffe_dc5(101))
