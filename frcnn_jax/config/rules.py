@@ -70,6 +70,7 @@ def _validate_numbers(values: dict[str, Any]) -> None:
     at_least_one += ("model.backbone.groups", "model.backbone.group_width")
     at_least_one += ("model.roi.pool_size", "model.roi.samples", "model.rpn.samples")
     at_least_one += ("model.roi.max_detections", "data.threads", "data.prefetch")
+    at_least_one += ("data.max_image_pixels",)
     for name in at_least_one:
         if values.get(name, 1) < 1:
             _fail(name, values[name], "must be 1 or more")

@@ -66,6 +66,50 @@ FAULTS = {
         "image files missing",
         'add them, or set data.on_bad_image to "skip" to go on without them',
     ),
+    "unreadable-image": Fault(
+        "error",
+        "image files that cannot be read",
+        'repair or replace them, or set data.on_bad_image to "skip" to go on without'
+        " them",
+    ),
+    "damaged-image": Fault(
+        "error",
+        "JPEG files with damaged data inside: part of the picture is wrong",
+        "copy them again or replace them; training would not notice",
+    ),
+    "too-many-pixels": Fault(
+        "error",
+        "pictures of more pixels than data.max_image_pixels",
+        "make them smaller, or raise that number if they are meant",
+    ),
+    "size-and-boxes": Fault(
+        "error",
+        "pictures of another size than stated, which their boxes leave",
+        "correct width and height, or the file",
+    ),
+    "other-size": Fault(
+        "warn", "pictures of another size than stated, used as they are"
+    ),
+    "unturned": Fault(
+        "warn",
+        "pictures used without their EXIF rotation, because the stated size is that of"
+        " the stored pixels",
+    ),
+    "frames": Fault(
+        "warn", "files of several pages or frames, of which the first is used"
+    ),
+    "see-through": Fault(
+        "warn", "pictures with transparent parts, used with the colours hidden there"
+    ),
+    "converted": Fault("fix", "pictures converted to RGB of 8 bits"),
+    "same-image": Fault(
+        "warn", "images with the same file contents as another of the split"
+    ),
+    "leak": Fault(
+        "warn",
+        "images of other splits that training has seen (the same file contents)",
+        "keep them in one split, or the scores will flatter",
+    ),
     "missing-annotation": Fault(
         "error",
         "annotation files missing",
@@ -130,6 +174,16 @@ FAULTS = {
         "warn",
         "boxes that repeat another of the same class in the same image",
         "remove one of each pair",
+    ),
+    "near-duplicate": Fault(
+        "warn",
+        "boxes that cover another of the same class almost wholly (IoU above 0.8)",
+        "look whether one object was marked twice",
+    ),
+    "tiny": Fault(
+        "warn",
+        "boxes with a side under 4 pixels, hardly to be learned",
+        "mark them as crowds, or remove them if they are slips",
     ),
     "no-area": Fault("fix", "annotations without area, filled with width * height"),
     "no-crowd": Fault("fix", "annotations without iscrowd, filled with 0"),

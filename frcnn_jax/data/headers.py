@@ -1,6 +1,7 @@
 """The size of a picture from its header, without decoding it."""
 
 import io
+import re
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -25,6 +26,21 @@ def size(picture) -> tuple[int, int] | None:
     except Image.DecompressionBombError:
         return None  # decoding will say how large it is
     return (h, w) if turned else (w, h)
+
+
+def pixels(encoded: bytes) -> int | None:
+    """Return width * height of an encoded picture; None for what is no picture.
+
+    Pillow refuses to open what is beyond its own limit, but says how large it is.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError as error:
+        told = re.search(r"\d+", str(error))
+        return int(told[0]) if told else None
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def pictures_in(folder: Path) -> list[Path]:

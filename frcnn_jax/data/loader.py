@@ -73,7 +73,7 @@ class _Reader:
         """Read one record; BadImage names file and id."""
         record = self.records[row]
         try:
-            pixels = transforms.read_pixels(record)
+            pixels = transforms.read_pixels(record, self.data.max_image_pixels)
             sample = transforms.make_sample(
                 pixels.image,
                 record,
@@ -289,7 +289,7 @@ def load_image(path: str | Path, data: config.Data) -> Sample:
     samples follow from their resized sizes: resizing again changes nothing. Raises
     BadImage.
     """
-    image = transforms.decode(path)
+    image = transforms.decode(path, data.max_image_pixels)
     h, w = image.shape[:2]
     none = np.zeros(0, np.int32)
     boxes = np.zeros((0, 4), np.float32)

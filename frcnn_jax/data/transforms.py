@@ -5,8 +5,8 @@ whether they are in original or in network (resized) pixels. Nothing here is ran
 but `draw`, which takes its generator.
 
 Not here: normalisation (done on the device), padding (see `batching`), crops, colour
-changes. A JPEG with flipped bits inside decodes to wrong pixels without a word from
-OpenCV; only cut files are sure to be found.
+changes. A JPEG with flipped bits inside decodes to wrong pixels; only cut files are
+sure to be found here, some of the others by the data check (see `doctor.pictures`).
 """
 
 from typing import NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from frcnn_jax import config
+from frcnn_jax.data import headers
 from frcnn_jax.data.records import Record
 
 FORMATS = {  # first bytes -> name
@@ -27,11 +28,17 @@ FORMATS = {  # first bytes -> name
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
 }
+UNTURNED = "EXIF rotation not applied: the JSON goes without it"
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # marker of a complete file
 
 
 class BadImage(ValueError):
     """An image file that cannot be used; the message names it and says why."""
+
+    def __init__(self, message: str, fault: str = "unreadable-image"):
+        """Keep the message; `fault` is its key in `findings.FAULTS`."""
+        super().__init__(message)
+        self.fault = fault
 
 
 class Sample(NamedTuple):
@@ -52,17 +59,22 @@ class Pixels(NamedTuple):
     note: str  # "" when file and record agree
 
 
-def decode(path) -> np.ndarray:
+def decode(path, max_pixels: int = config.Data.max_image_pixels) -> np.ndarray:
     """Read an image file as uint8 RGB [H, W, 3], turned as its EXIF tag says.
 
     16-bit images are scaled to 8 bits, grey ones repeated, alpha is dropped (the hidden
     colour shows), palettes and CMYK converted, of animations the first frame is taken.
-    Raises BadImage for a file that is missing, empty, cut off, or no image.
+    Raises BadImage for a file that is missing, empty, cut off, no image, of floats, or
+    of more than `max_pixels` pixels.
     """
-    return _decode(_read(path), path, upright=True)
+    encoded = _read(path)
+    _check_pixels(encoded, path, max_pixels)
+    return _decode(encoded, path, upright=True)
 
 
-def read_pixels(record: Record) -> Pixels:
+def read_pixels(
+    record: Record, max_pixels: int = config.Data.max_image_pixels
+) -> Pixels:
     """Decode a record's image and settle it with the size its JSON states.
 
     The picture turned by EXIF is used when it has the stated size; else the picture as
@@ -70,17 +82,19 @@ def read_pixels(record: Record) -> Pixels:
     picture, with a note. Raises BadImage when boxes leave it (one pixel is forgiven).
     """
     encoded = _read(record.path)
+    _check_pixels(encoded, record.path, max_pixels)
     turned = _decode(encoded, record.path, upright=True)
     stated_hw = (record.height, record.width)
     if turned.shape[:2] == stated_hw:
         return Pixels(turned, "")
     stored = _decode(encoded, record.path, upright=False)
     if stored.shape[:2] == stated_hw:
-        return Pixels(stored, "EXIF rotation not applied: the JSON goes without it")
+        return Pixels(stored, UNTURNED)
     h, w = turned.shape[:2]
     sizes = f"the file is {w}x{h}, the JSON says {record.width}x{record.height}"
     if len(record.boxes) and (record.boxes[:, 2:].max(0) > (w + 1, h + 1)).any():
-        raise BadImage(f"{record.path}: {sizes} and boxes leave the file's picture")
+        message = f"{record.path}: {sizes} and boxes leave the file's picture"
+        raise BadImage(message, "size-and-boxes")
     return Pixels(turned, f"size differs from the JSON: {sizes}")
 
 
@@ -89,6 +103,16 @@ def _read(path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_pixels(encoded: bytes, path, limit: int) -> None:
+    """Refuse what would fill the memory before it is decoded (40 us for a header)."""
+    count = headers.pixels(encoded)
+    if count and count > limit:
+        raise BadImage(
+            f"{path}: {count:,} pixels, and data.max_image_pixels is {limit:,}",
+            "too-many-pixels",
+        )
 
 
 def _decode(encoded: bytes, path, *, upright: bool) -> np.ndarray:
@@ -104,6 +128,9 @@ def _decode(encoded: bytes, path, *, upright: bool) -> np.ndarray:
         reason = ""
     except cv2.error as error:
         image, reason = None, f": {error.err}"
+    if image is None and name == "TIFF":
+        why = "damaged, or of a kind not supported, such as 32 bits or floats"
+        raise BadImage(f"{path}: TIFF {why}{reason}")
     if image is None and name:
         raise BadImage(f"{path}: truncated, damaged or unsupported {name}{reason}")
     if image is None:
