@@ -6,10 +6,11 @@ takes the only random numbers, always the same count in the same order, so that
 switching one augmentation off leaves the others as they were.
 
 Colours follow torchvision 0.29's ColorJitter (factors, order drawn, every step rounded
-to whole levels; 1 level apart at most on a photograph). Jitter and crop are those of its detection recipes, of
-detectron2 and of mmdetection's LSJ configurations: the image is resized to a drawn
-share of what fits the crop, and cut to it at a drawn place. Outside of a small image
-the canvas is empty and masked, where the peers have a grey border.
+to whole levels; 1 level apart at most on a photograph). Jitter and crop are those of
+its detection recipes, of detectron2 and of mmdetection's LSJ configurations: the image
+is resized to a drawn share of what fits the crop, and cut to it at a drawn place.
+Outside of a small image the canvas is empty and masked, where the peers have a grey
+border.
 """
 
 from typing import NamedTuple
