@@ -25,6 +25,9 @@ from frcnn_jax.doctor.statistics import Statistics
 SHOWN = 6  # pictures of each fault
 PLACES = 20  # places named of each fault
 SIDE = 360  # pixels of the longer side of a picture
+CONTEXT = 160  # pixels shown around a small box, at least
+OTHERS, MARKED = 2, 5  # colours: blue, vermilion
+LEAST = 12  # pixels of a marked box as it is drawn
 CLASSES = 30  # bars
 
 STYLE = """
@@ -33,7 +36,8 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#343c48;
 --paper:#14181e;--bar:#6fa3dd;--error:#ff8a80;--warn:#e8b04a;--fix:#7fc98c}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--bar:#3b74b8;
---error:#b3261e;--warn:#8f5b00;--fix:#2f6b3a}figure,section{break-inside:avoid}}
+--error:#b3261e;--warn:#8f5b00;--fix:#2f6b3a}figure,tr{break-inside:avoid}
+h2,h3{break-after:avoid}}
 *{box-sizing:border-box}
 body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
 max-width:1000px;margin:0 auto;padding:16px}
@@ -46,10 +50,9 @@ h3{font-size:1rem;margin:1rem 0 .2rem}p{margin:.3rem 0}.soft,.places{color:var(-
 td,th{padding:.1rem .9rem .1rem 0;text-align:right;white-space:pre;
 font-variant-numeric:tabular-nums}td:first-child{text-align:left}
 tr{border-bottom:1px solid var(--line)}
-.grid{display:grid;gap:8px 28px;
-grid-template-columns:repeat(auto-fill,minmax(290px,1fr))}
-.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:10px;
-margin:.5rem 0}
+.grid,.shots{display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start}
+.grid figure{flex:1 1 290px;max-width:470px}
+.shots{gap:10px;margin:.5rem 0}.shots figure{flex:0 1 220px}
 figure{margin:0}figcaption{font-size:.8rem;color:var(--soft);overflow-wrap:anywhere}
 img{width:100%;display:block}svg{width:100%;height:auto}
 svg rect{fill:var(--bar)}svg text{font:11px system-ui,sans-serif;fill:var(--ink)}
@@ -197,23 +200,24 @@ def _shots(split: Checked, places: Sequence[Finding]) -> str:
         return ""
     by_id = {record.source_id: record for record in split.examined.dataset.records}
     listed = {_id(a): a for a in split.examined.raw.content["annotations"]}
-    shots = []
+    shots: dict[Any, str] = {}
     for place in places:
         if len(shots) == SHOWN:
             break
         record = by_id.get(place.image) if _plain(place.image) else None
-        if record is None:
+        if record is None or place.image in shots:
             continue
         entry = listed.get(place.annotation) if place.annotation is not None else None
         picture = _picture(record, entry)
         if picture:
-            told = escape(f"{record.path.name}: {place.detail}"[:160])
-            alt = escape(f"picture {record.path.name}")
-            shots.append(
-                f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{picture}">'
+            name = record.path.name
+            told = escape(f"{name}: {place.detail}"[:160] if place.detail else name)
+            shots[place.image] = (
+                f'<figure><img alt="picture {escape(name)}"'
+                f' src="data:image/jpeg;base64,{picture}">'
                 f"<figcaption>{told}</figcaption></figure>"
             )
-    return f'<div class="shots">{"".join(shots)}</div>' if shots else ""
+    return f'<div class="shots">{"".join(shots.values())}</div>' if shots else ""
 
 
 def _id(annotation: Any) -> Any:
@@ -228,38 +232,52 @@ def _plain(key: Any) -> bool:
 def _picture(record: Record, entry: dict | None) -> str:
     """Return a small JPEG of a record in base64, "" for one that cannot be read.
 
-    The box of the annotation is drawn, or else all boxes of the record.
+    With an annotation, the surroundings of its box, which has another colour than the
+    others.
     """
     try:
         image = transforms.read_pixels(record).image
     except transforms.BadImage:
         return ""
-    boxes = record.boxes
-    if entry is not None:
-        box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            boxes = np.zeros((0, 4))
-        else:
-            x, y, w, h = box
-            boxes = np.array(
-                [[min(x, x + w), min(y, y + h), max(x, x + w), max(y, y + h)]]
-            )
-    scale = min(1.0, SIDE / max(image.shape[:2]))
+    marked = _corners(entry.get("bbox")) if entry else np.zeros((0, 4))
+    x1, y1, x2, y2 = _around(marked, image.shape[1], image.shape[0])
+    image = image[y1:y2, x1:x2]
+    scale = SIDE / max(image.shape[:2])
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
-    drawn = _marked(np.asarray(small), boxes * scale, single=entry is not None)
+    drawn = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    for boxes, label, least in ((record.boxes, OTHERS, 0), (marked, MARKED, LEAST)):
+        boxes = _grown((boxes - [x1, y1, x1, y1]) * scale, least)
+        seen = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < size).all(1)
+        drawn = vis.outline(drawn, boxes[seen], label)
     stream = io.BytesIO()
     Image.fromarray(drawn).save(stream, "JPEG", quality=80)
     return base64.b64encode(stream.getvalue()).decode()
 
 
-def _marked(image: np.ndarray, boxes: np.ndarray, *, single: bool) -> np.ndarray:
-    """Draw frames; a single one is made large enough to be found."""
-    if single and len(boxes):
-        centre, half = (
-            (boxes[:, :2] + boxes[:, 2:]) / 2,
-            (boxes[:, 2:] - boxes[:, :2]) / 2,
-        )
-        half = np.maximum(half, 6.0)
-        boxes = np.concatenate([centre - half, centre + half], 1)
-    return vis.outline(image, boxes)
+def _grown(boxes: np.ndarray, least: float) -> np.ndarray:
+    """Give boxes sides of `least` pixels or more, so that none is overlooked."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = np.maximum(boxes[:, 2:] - boxes[:, :2], least) / 2
+    return np.concatenate([centre - half, centre + half], 1)
+
+
+def _corners(box: Any) -> np.ndarray:
+    """Return [1, 4] xyxy of a bbox of the file, [0, 4] for one that is none."""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        return np.zeros((0, 4))
+    x, y, w, h = box
+    return np.array([[min(x, x + w), min(y, y + h), max(x, x + w), max(y, y + h)]])
+
+
+def _around(marked: np.ndarray, width: int, height: int) -> tuple[int, ...]:
+    """Return the part of a picture, xyxy, that shows the box and what is around it."""
+    if not len(marked):
+        return 0, 0, width, height
+    (x1, y1, x2, y2) = marked[0]
+    half = max(1.5 * (x2 - x1), 1.5 * (y2 - y1), CONTEXT / 2)
+    ends = []
+    for low, high, limit in ((x1, x2, width), (y1, y2, height)):
+        centre = min(max((low + high) / 2, 0), limit)
+        start = int(max(0, min(centre - half, limit - 2 * half)))
+        ends.append((start, int(max(start + 1, min(limit, start + 2 * half)))))
+    return ends[0][0], ends[1][0], ends[0][1], ends[1][1]

@@ -11,6 +11,7 @@ from html import escape
 import numpy as np
 
 WIDTH = 360  # units of the drawing; the page scales it
+EDGE = 18  # left and right of a histogram
 
 
 def bars(labels: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> str:
@@ -46,7 +47,7 @@ def histogram(
     high, base, top = 120, 128, max(int(counts.max(initial=0)), 1)
 
     def x(place: float) -> float:
-        return 8 + (WIDTH - 16) * (place - at[0]) / (at[-1] - at[0])
+        return EDGE + (WIDTH - 2 * EDGE) * (place - at[0]) / (at[-1] - at[0])
 
     parts = []
     for k, count in enumerate(counts):
@@ -56,7 +57,7 @@ def histogram(
             f' width="{x(at[k + 1]) - x(at[k]) - 1:.1f}"><title>'
             f"{edges[k]:.4g} to {edges[k + 1]:.4g}: {count}</title></rect>"
         )
-    parts.append(f'<path class="axis" d="M8 {base}.5H{WIDTH - 8}"/>')
+    parts.append(f'<path class="axis" d="M{EDGE} {base}.5H{WIDTH - EDGE}"/>')
     for tick in ticks:
         place = x(math.log(tick) if log else tick)
         parts.append(
