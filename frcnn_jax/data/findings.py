@@ -6,7 +6,7 @@ Readers add what they find and go on; `raise_errors` stops for all errors at onc
 the data check shows every finding instead.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,15 +32,20 @@ class Finding(NamedTuple):
     annotation: Any = None  # id of the annotation
     detail: str = ""  # what is there, in a few words
 
-    def text(self) -> str:
-        """Say where and what in one line."""
-        ids = [
-            f"{kind} {value!r}"
-            for kind, value in (("image", self.image), ("annotation", self.annotation))
-            if value is not None
-        ]
-        place = f"{self.where}, {', '.join(ids)}" if ids else self.where
-        return f"{place}: {self.detail}" if self.detail else place
+    def text(self, source: str = "", names: Mapping[Any, str] | None = None) -> str:
+        """Say where and what in one line.
+
+        The file is left out where it is `source`; `names` are file names by image id.
+        """
+        names, known = names or {}, isinstance(self.image, int | str)
+        name = names.get(self.image) if known else None
+        parts = [] if self.where == source else [self.where]
+        if self.image is not None:
+            parts.append(f"image {self.image!r}" + (f" ({name})" if name else ""))
+        if self.annotation is not None:
+            parts.append(f"annotation {self.annotation!r}")
+        place = ", ".join(parts)
+        return ": ".join(part for part in (place, self.detail) if part) or self.where
 
 
 FAULTS = {
@@ -126,6 +131,10 @@ FAULTS = {
         "lines of label files that are no boxes",
         "write `class cx cy width height` in shares of the picture",
     ),
+    "background": Fault(
+        "warn",
+        "images without objects, background in training (data.keep_empty)",
+    ),
     "empty-image": Fault("fix", "images without boxes dropped (data.keep_empty)"),
     "not-chosen": Fault("fix", "images not chosen (data.image_ids, data.fraction)"),
     # Categories
@@ -133,6 +142,11 @@ FAULTS = {
         "error",
         "categories without a name, or with the id or name of another",
         "give each its own id and name",
+    ),
+    "class-names": Fault(
+        "error",
+        "splits with other classes than the one trained on",
+        "make the names equal in both, or choose common ones with data.classes",
     ),
     "left-out": Fault("fix", "boxes of classes left out dropped (data.classes)"),
     # Annotations
