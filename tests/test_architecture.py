@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "convert": set(),
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
+MAY_IMPORT["dry_run"] = {*MAY_IMPORT}
 MAY_IMPORT["runs"] = {*MAY_IMPORT}
 MAY_IMPORT["porting"] = {*MAY_IMPORT}
 
