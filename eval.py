@@ -17,10 +17,11 @@ from frcnn_jax import build, cli, config, runs, vis
 from frcnn_jax.data import pictures, records, transforms
 from frcnn_jax.evaluation import score
 from frcnn_jax.evaluation.results import from_results
-from frcnn_jax.training import distributed
+from frcnn_jax.training import devices, distributed
 
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
+cli.define_require()
 flags.DEFINE_string("workdir", None, "Folder of a run to score.")
 flags.DEFINE_string("weights", None, "Weights file or name to score, not a checkpoint.")
 flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
@@ -30,6 +31,7 @@ flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
+    devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     loaded, data = load(cli.checked(cli.with_fields(run)))
     out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")

@@ -11,26 +11,36 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config, labels, runs
+from frcnn_jax import build, cli, config, dry_run, labels, runs
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
-from frcnn_jax.training import distributed, loop, schedule, step
+from frcnn_jax.training import devices, distributed, loop, schedule, step
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
 
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
-flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+cli.define_require()
+flags.DEFINE_string("workdir", None, "Folder of this run.")
 flags.DEFINE_integer("devices", 0, "Use only the first N devices; 0 = all.")
+flags.DEFINE_bool("dry_run", False, "Compile, say what the run needs, and end.")
 flags.DEFINE_bool("distributed", False, "Join the processes of a pod or SLURM job.")
 
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
+    if FLAGS.workdir is None and not FLAGS.dry_run:
+        raise ValueError("name the folder of this run with --workdir=DIR")
+    run = cli.checked(FLAGS.config)
     if FLAGS.distributed:
         distributed.join()
-    train(cli.checked(FLAGS.config), Path(FLAGS.workdir), FLAGS.devices)
+    devices.check(FLAGS.require)
+    if FLAGS.dry_run:
+        mesh = distributed.make_mesh(FLAGS.devices)
+        print(dry_run.table(dry_run.needs(run, mesh), run, mesh))
+    else:
+        train(run, Path(FLAGS.workdir), FLAGS.devices)
 
 
 def train(run: config.Run, workdir: Path, devices: int = 0) -> None:

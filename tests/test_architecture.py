@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "convert": set(),
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
+MAY_IMPORT["dry_run"] = {*MAY_IMPORT}
 MAY_IMPORT["runs"] = {*MAY_IMPORT}
 MAY_IMPORT["porting"] = {*MAY_IMPORT}
 MAY_IMPORT["__main__"] = {*MAY_IMPORT}
