@@ -26,6 +26,9 @@ flags.DEFINE_string("workdir", None, "Folder of a run to score.")
 flags.DEFINE_string("weights", None, "Weights file or name to score, not a checkpoint.")
 flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
 flags.DEFINE_bool("pictures", False, "Draw predictions beside ground truth.")
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
+)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
 
 
@@ -57,7 +60,7 @@ def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
     data = build.dataset(run, run.eval.split or run.data.val, training=False)
     if FLAGS.workdir is None:
         run = build.with_classes(run, data)
-    loaded = runs.trained(run, FLAGS.workdir, FLAGS.weights)
+    loaded = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     if loaded.labels:
         data = records.align_classes(data, loaded.labels.class_names)
     return loaded, data

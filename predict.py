@@ -26,6 +26,9 @@ flags.DEFINE_string(
     "weights", None, "Weights file, with --config unless of convert.py; or a name."
 )
 flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
+)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
 
 
@@ -34,7 +37,7 @@ def main(argv: list[str]) -> None:
     devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
-    model = runs.trained(run, FLAGS.workdir, FLAGS.weights)
+    model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     classes = model.labels or labels.guessed(run)
     out = Path(FLAGS.out)
     places = pictures.drawings(paths, out)
