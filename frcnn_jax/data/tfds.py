@@ -1,7 +1,8 @@
 """TensorFlow Datasets, read through `tfds.data_source` without TensorFlow.
 
 `tfds:NAME/CONFIG:VERSION` names a prepared data set in TFDS's own folder
-(`TFDS_DATA_DIR`), `tfds:DIR` a prepared folder; it has to be in the array_record format
+(`TFDS_DATA_DIR`), without a version the newest there, and `tfds:DIR` a prepared folder;
+it has to be in the array_record format
 (`download_and_prepare(file_format="array_record")`). Any set with an `image` and a
 sequence of objects with `bbox` and `label` will do. Boxes are TFDS's shares of the
 picture (1e-4 pixel from the originals), or exact where tools/write_tfds.py wrote them.
@@ -11,6 +12,7 @@ can be written, so that it happens once.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,8 @@ def _builder(root: str):
     import tensorflow_datasets as tfds
 
     name = root.removeprefix(PREFIX)
-    if (Path(name) / "dataset_info.json").is_file():
-        return tfds.builder_from_directory(name)
+    if folder := _prepared(name):
+        return tfds.builder_from_directory(str(folder))
     try:
         # With a version the code of the set is not run, which may need TensorFlow.
         return tfds.builder(name, try_gcs=False)
@@ -83,6 +85,16 @@ def _builder(root: str):
             f" {str(error)[:200]}). Give the version, as in tfds:coco/2017:1.1.0, or"
             " the prepared folder, tfds:DIR, that holds dataset_info.json"
         ) from error
+
+
+def _prepared(name: str) -> Path | None:
+    """Return the prepared folder of this name; of several versions the newest."""
+    if (Path(name) / "dataset_info.json").is_file():
+        return Path(name)
+    home = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    found = (home.expanduser() / name).glob("*.*.*/dataset_info.json")
+    folders = [p.parent for p in found if p.parent.name.replace(".", "").isdigit()]
+    return max(folders, key=lambda p: [*map(int, p.name.split("."))], default=None)
 
 
 def _objects_name(builder) -> str:
