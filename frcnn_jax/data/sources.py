@@ -158,7 +158,8 @@ def _read(data: config.Data, what: str, split: str, findings: Findings) -> Raw:
             inclusive = data.voc_inclusive
             return voc.read(root, split, inclusive=inclusive, findings=findings)
         case "tfds":
-            return tfds.read(data.root, split, findings)
+            inclusive = data.voc_inclusive
+            return tfds.read(data.root, split, inclusive=inclusive, findings=findings)
 
 
 def _drawn(count: int, share: float) -> np.ndarray:

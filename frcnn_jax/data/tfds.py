@@ -33,7 +33,7 @@ def splits(root: str) -> list[str]:
     return sorted(_builder(root).info.splits)
 
 
-def read(root: str, split: str, findings: Findings) -> Raw:
+def read(root: str, split: str, *, inclusive: bool, findings: Findings) -> Raw:
     """Read a split, or a part of one such as "train[:10%]".
 
     Raises ValueError for a set without boxes, or that is not prepared for reading
@@ -60,6 +60,8 @@ def read(root: str, split: str, findings: Findings) -> Raw:
     own = NAMES in (builder.info.metadata or {})
     content = _kept(kept, len(rows)) or _scanned(rows, objects, ids, own)
     _keep(kept, content)
+    if inclusive and builder.name == "voc":
+        _count_from_0(content["annotations"])
     content["categories"] = [
         {"id": i, "name": name} for name, i in zip(names, ids, strict=True)
     ]
@@ -140,6 +142,13 @@ def _scanned(rows, objects: str, ids: list[Any], own: bool) -> dict[str, Any]:
                 }
             )
     return {"images": images, "annotations": annotations}
+
+
+def _count_from_0(annotations: list[dict]) -> None:
+    """Turn VOC's pixels, which TFDS's own voc hands on as they are, as `voc` does."""
+    for a in annotations:
+        x, y, w, h = a["bbox"]
+        a |= {"bbox": [x - 1, y - 1, w + 1, h + 1], "area": (w + 1) * (h + 1)}
 
 
 def _text(value: Any) -> str:
