@@ -250,7 +250,7 @@ def _picture(record: Record, entry: dict | None) -> str:
         seen = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < size).all(1)
         drawn = vis.outline(drawn, boxes[seen], label)
     stream = io.BytesIO()
-    Image.fromarray(drawn).save(stream, "JPEG", quality=80)
+    Image.fromarray(drawn).save(stream, "JPEG", quality=80, subsampling=0)
     return base64.b64encode(stream.getvalue()).decode()
 
 

@@ -45,7 +45,8 @@ def repaired(split: Checked, root: Path) -> tuple[dict[str, Any], list[str]]:
     raw, log = split.examined.raw, []
     images = _images(split, root, log)
     categories, same = _categories(raw.content["categories"], log)
-    known = {image["id"]: image for image in images}
+    known = dict.fromkeys(i["id"] for i in _named(raw.content["images"]))
+    known |= {image["id"]: image for image in images}  # None: left out
     annotations: list[Entry] = []
     seen: set = set()
     for number, entry in enumerate(raw.content["annotations"]):
@@ -90,7 +91,7 @@ def _images(split: Checked, root: Path, log: list[str]) -> list[Entry]:
     seen: set = set()
     for entry, picture in zip(raw.content["images"], raw.pictures, strict=True):
         key = entry.get("id") if isinstance(entry, dict) else None
-        look = looks.get(key) if isinstance(key, int | str) else None
+        look = looks.get(key) if _is_id(key) else None
         why = _why_not(picture, look, key in seen if look else False)
         if why:
             log.append(f"image {key!r}: left out with its boxes, {why}")
@@ -104,6 +105,14 @@ def _images(split: Checked, root: Path, log: list[str]) -> list[Entry]:
             log.append(f"image {key!r}: size {was} corrected to {now}")
         images.append(image)
     return images
+
+
+def _named(entries: list[Any]) -> list[Entry]:
+    return [e for e in entries if isinstance(e, dict) and _is_id(e.get("id"))]
+
+
+def _is_id(key: Any) -> bool:
+    return isinstance(key, int | str) and not isinstance(key, bool)
 
 
 def _why_not(picture: Path | None, look: Any, again: bool) -> str:
@@ -135,8 +144,7 @@ def _categories(listed: list[Any], log: list[str]) -> tuple[list[Entry], dict]:
     same: dict[Any, Any] = {}
     for entry in listed:
         key = entry.get("id") if isinstance(entry, dict) else None
-        good = isinstance(key, int | str) and not isinstance(key, bool)
-        if not good or key in same:
+        if not _is_id(key) or key in same:
             log.append(f"category {entry!r}: left out, without an id of its own")
             continue
         name = entry.get("name")
@@ -164,9 +172,11 @@ def _annotation(
         return None, [f"left out, the bbox is {box!r}"]
     for name, table in (("image_id", images), ("category_id", same)):
         key = entry.get(name)
-        if not isinstance(key, int | str) or key not in table:
+        if not _is_id(key) or key not in table:
             return None, [f"left out, the {name} {key!r} is not listed"]
     image = images[entry["image_id"]]
+    if image is None:
+        return None, ["left out with its image"]
     size = (image["width"], image["height"])
     notes, moved = [], False
     for told, mended in _mended(box, size, split.findings.counts):
