@@ -68,6 +68,9 @@ def html(found: Report) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="verdict {_worst(found)}">{escape(report.verdict(found))}</p>',
     ]
+    if found.config:
+        told = escape(f"sizes and anchors as in {found.config}")
+        parts.append(f'<p class="soft">{told}</p>')
     if found.unseen:
         told = escape(", ".join(found.unseen))
         parts.append(f'<p class="soft">splits not looked at: {told}</p>')
@@ -186,8 +189,8 @@ def _finding(split: Checked, fault: str) -> str:
     listed = "".join(f"<li>{escape(text)}</li>" for text in texts)
     remedy = f"<p>Remedy: {escape(kind.remedy)}.</p>" if kind.remedy else ""
     return (
-        f"<section><h3>{escape(split.name)}: {count:,}"
-        f" {escape(kind.text)}</h3>{remedy}"
+        f"<section><h3>{escape(split.name)}: {escape(kind.text)}:"
+        f" {count:,}</h3>{remedy}"
         f"{_shots(split, places)}"
         f'<details><summary class="soft">places</summary>'
         f'<ul class="places">{listed}</ul></details></section>'

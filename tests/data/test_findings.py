@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,9 @@ def test_a_million_findings_are_counted_and_some_kept():
 def test_unknown_faults_are_refused():
     with pytest.raises(KeyError, match="smal"):
         Findings().add("smal", "f")
+
+
+def test_the_page_about_the_check_lists_every_fault():
+    rows = [f"| {f.text} | {f.policy} | {f.remedy} |" for f in FAULTS.values()]
+    page = Path(__file__).parents[2] / "docs" / "data_check.md"
+    assert "\n".join(["|---|---|---|", *rows, ""]) in page.read_text()

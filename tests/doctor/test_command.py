@@ -17,8 +17,8 @@ def test_exit_codes_page_and_repair(write_set):
     html, fixed = root / "page.html", root / "annotations" / "good.json"
     code, out, err = check(root, f"--html={html}", f"--fix={fixed}")
     assert (code, err) == (1, "")
-    assert "train: 1 image files that cannot be read" in out
-    assert "verdict: 1 error" in out and f"repaired copy: {fixed}; 2 changes" in out
+    assert "train: image files that cannot be read: 1" in out
+    assert "errors found: 1." in out and f"repaired copy: {fixed}; 2 changes" in out
     assert html.read_text().startswith("<!DOCTYPE html>")
     code, out, err = check(root, "--split=good", "--config=configs/demo.py")
     assert (code, err) == (0, "")

@@ -53,7 +53,7 @@ def test_the_page_stands_alone_and_shows_the_findings(write_set):
     assert not {"script", "link", "iframe"} & parser.seen
     assert all(a.startswith("data:image/jpeg;base64,") for a in parser.addresses)
     assert "&lt;script&gt;alert(1)" in text
-    assert "verdict: 1 error" in text and "image files that cannot be read" in text
+    assert "errors found: 1." in text and "image files that cannot be read" in text
     shown = [_decoded(encoded) for encoded in re.findall(r"base64,([^\"]+)", text)]
     assert len(shown) == 3  # without objects, tiny, of no size; not the broken file
     assert all(max(picture.shape) == page.SIDE for picture in shown)

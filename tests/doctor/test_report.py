@@ -36,7 +36,7 @@ def test_findings_come_by_policy_with_five_places(write_set):
     assert len(places) == report.PLACES and "    ... and 2 more" in found
     assert any(line.endswith("image 8: empty file") for line in found)
     assert "    image 9: gone.jpg" in found
-    assert "verdict: 2 errors." in " ".join(found[-2:])
+    assert "verdict: not ready, errors found: 2." in " ".join(found[-2:])
     wrapped = [line for line in found if line.startswith(("  train: ", "- "))]
     assert len(wrapped) >= 4 and max(map(len, wrapped)) <= 88
 
