@@ -11,6 +11,7 @@ and big-endian numbers stay closed: they may lie in a file, but not among its we
 
 import math
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -102,19 +103,22 @@ class Storage:
         self.kind, self.count = kind, count
         self.size = count * np.dtype(STORAGES[kind]).itemsize
         self._fetch = fetch
-        self._values: np.ndarray | None = None
+        # Weak: the arrays that view it keep it, and once they are gone it is.
+        self._values: Callable[[], np.ndarray | None] = lambda: None
 
     def values(self) -> np.ndarray:
         """Returns a vector."""
-        if self._values is None:
+        values = self._values()
+        if values is None:
             data = self._fetch(self)
             values = np.ndarray((self.count,), STORAGES[self.kind], data)
             if self.kind == "torch.BFloat16Storage":  # the upper half of a float32
-                values = values.astype("<u4")
-                values <<= 16
-                values = values.view("<f4")
-            self._values = values
-        return self._values
+                half, values = values, np.empty(self.count, "<f4")
+                bits = values.view("<u4")
+                bits[:] = half
+                bits <<= 16
+            self._values = weakref.ref(values)
+        return values
 
 
 class Tensor:

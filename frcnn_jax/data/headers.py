@@ -17,9 +17,13 @@ _TURNED = (5, 6, 7, 8)  # its values that exchange width and height
 def size(picture) -> tuple[int, int] | None:
     """Return (width, height) in pixels, turned as the EXIF tag says.
 
-    `picture` is a path or anything with `read_bytes`. None for what is no picture.
+    `picture` is the encoded bytes, a path, or anything with `read_bytes`. None for what
+    is no picture.
     """
-    file = picture if isinstance(picture, Path) else io.BytesIO(picture.read_bytes())
+    file = picture
+    if not isinstance(picture, Path):
+        encoded = picture if isinstance(picture, bytes) else picture.read_bytes()
+        file = io.BytesIO(encoded)
     try:
         with Image.open(file) as image:
             w, h = image.size

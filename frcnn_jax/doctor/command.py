@@ -1,4 +1,4 @@
-"""`python -m frcnn_jax.data check DIR`: the command line of the check."""
+"""The command line of `python -m frcnn_jax.data`: check DIR, show DIR."""
 
 import sys
 from pathlib import Path
@@ -7,10 +7,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from frcnn_jax import cli, config
-from frcnn_jax.doctor import check, page, repair, report
+from frcnn_jax.doctor import check, page, repair, report, show
 
 FLAGS = flags.FLAGS
-USAGE = "python -m frcnn_jax.data check DIR [--config=configs/X.py] [--split=train,val]"
+USAGE = (
+    "python -m frcnn_jax.data check DIR [--config=configs/X.py] [--split=train,val], or"
+    " python -m frcnn_jax.data show DIR --out=sheet.jpg [--config=configs/X.py]"
+)
 
 
 def define() -> None:
@@ -20,15 +23,27 @@ def define() -> None:
     flags.DEFINE_bool("quick", False, "Read headers of pictures only, decode none.")
     flags.DEFINE_string("fix", None, "Write a repaired COCO file and its .log here.")
     flags.DEFINE_string("html", None, "Write a page with plots and pictures here.")
+    flags.DEFINE_string("out", "sheet.jpg", "Where `show` writes its sheet.")
+    flags.DEFINE_integer("count", 16, "Images on the sheet of `show`.")
 
 
 def main(argv: list[str]) -> None:
-    """Check the data set; exit code 1 with errors in it, 2 if it cannot be read."""
-    if len(argv) != 3 or argv[1] != "check":
-        raise ValueError(f"say what to check: {USAGE}")
+    """Check or show the data set.
+
+    The check's exit code is 1 with errors in the set, 2 if it cannot be read.
+    """
+    if len(argv) != 3 or argv[1] not in ("check", "show"):
+        raise ValueError(f"say what to do with which data: {USAGE}")
     run = FLAGS.config or config.Run()
     run.data.root = argv[2]
     run = cli.checked(cli.with_fields(run))
+    if argv[1] == "show":
+        show.write(run, FLAGS.count, Path(FLAGS.out))
+        return
+    _check(run)
+
+
+def _check(run: config.Run) -> None:
     try:
         found = check.examine(run, FLAGS.split, decode=not FLAGS.quick, tell=_tell)
     except (ValueError, OSError) as error:
