@@ -206,7 +206,9 @@ def box_filter(
     size = image_sizes(images)[columns.image]
     visible = np.minimum(low + side, size) - np.maximum(low, 0)
     # A box of no size has nothing visible wherever it is: outside only if beyond.
-    outside = ((visible < 0) | ((visible == 0) & (side > 0))).any(1)
+    # A sliver would have no width in float32 after resizing, and a loss of NaN.
+    sliver = (visible <= ROUNDING) & (side > ROUNDING)
+    outside = ((visible < 0) | sliver).any(1)
     small = (side < data.min_box_side).any(1) | (side <= 0).any(1)
     keep = np.ones(len(side), bool)
     reasons = [("left-out", columns.label == 0), ("outside", outside)]
