@@ -9,7 +9,7 @@ Not here: files and images (see `sources`), masks, keypoints.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -173,8 +173,13 @@ def finding_of(
     """Return the finding of row `k` of the columns, with its box."""
     row = int(columns.row[k])
     a = annotations[row]
-    box = f"bbox {a['bbox']}"
+    box = box_text(a["bbox"])
     return Finding(fault, source, a["image_id"], annotation_id(a, row), box)
+
+
+def box_text(box: Sequence[float]) -> str:
+    """Return a bbox for people: "bbox [595.2, 144, 64, 96]"."""
+    return f"bbox [{', '.join(f'{side:.6g}' for side in box)}]"
 
 
 def box_filter(

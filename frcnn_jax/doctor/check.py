@@ -97,7 +97,9 @@ def _checked(run: config.Run, name: str, decode: bool, tell) -> Checked:
     looks = pictures.examine(found, data) if decode else pictures.examine_headers(found)
     looks = tuple(_with_progress(looks, f"{name}: pictures", len(found), tell))
     pictures.note(found, looks, findings)
-    boxes.note(dataset, examined.raw.source, findings)
+    pairs = zip(found, looks, strict=True)
+    unread = {record.source_id for record, look in pairs if not look.usable}
+    boxes.note(dataset, examined.raw.source, findings, unread)
     return Checked(name, examined, looks, statistics.of(dataset, run))
 
 

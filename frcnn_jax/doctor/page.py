@@ -18,7 +18,7 @@ from frcnn_jax.data import sources, transforms
 from frcnn_jax.data.annotations import is_number
 from frcnn_jax.data.findings import FAULTS, Finding
 from frcnn_jax.data.records import Record
-from frcnn_jax.doctor import plots, report
+from frcnn_jax.doctor import pictures, plots, report
 from frcnn_jax.doctor.check import Checked, Report
 from frcnn_jax.doctor.statistics import Statistics
 
@@ -78,7 +78,8 @@ def html(found: Report) -> str:
     if found.advice:
         parts.append("<h2>Advice</h2>")
         parts += [f"<p>{escape(text)}</p>" for text in found.advice]
-    parts += _findings(found)
+    with pictures.standard_error():  # damage is told on the page, not once more
+        parts += _findings(found)
     if numbers:
         parts += ["<h2>Numbers</h2>", _table(numbers)]
     for one in numbers:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from frcnn_jax.data.annotations import is_number
+from frcnn_jax.data.annotations import box_text, is_number
 from frcnn_jax.data.findings import FAULTS
 from frcnn_jax.data.records import Stored
 from frcnn_jax.doctor.check import Checked
@@ -180,13 +180,13 @@ def _annotation(
     size = (image["width"], image["height"])
     notes, moved = [], False
     for told, mended in _mended(box, size, split.findings.counts):
-        notes.append(f"bbox {_short(box)} {told} {_short(mended)}")
+        notes.append(f"{box_text(box)} {told} {box_text(mended)}")
         moved |= told != CLIPPED
         box = mended
     if box[2] <= 0 or box[3] <= 0:
         return None, [
             *notes,
-            f"left out, the bbox {_short(box)} has no area in the image",
+            f"left out, the {box_text(box)} has no area in the image",
         ]
     made = {**entry, "bbox": box, "category_id": same[entry["category_id"]]}
     # A clipped box keeps its area, as in scoring: it may be that of a mask.
@@ -220,10 +220,6 @@ def _mended(
     inside = [*low, high[0] - low[0], high[1] - low[1]]
     if any(abs(a - b) > 1e-6 for a, b in zip(inside, box, strict=True)):
         yield CLIPPED, inside
-
-
-def _short(box: list[float]) -> str:
-    return "[" + ", ".join(f"{side:g}" for side in box) + "]"
 
 
 def _number(annotations: list[Entry], log: list[str]) -> None:

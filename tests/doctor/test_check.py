@@ -76,3 +76,14 @@ def test_what_cannot_be_read_at_all(write_set, tmp_path):
     path.write_text(json.dumps({"images": []}))
     with pytest.raises(ValueError, match="'annotations' is missing"):
         check.examine(run_of(root))
+
+
+def test_what_the_header_told_is_not_told_again(tmp_path):
+    (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(encode(scene()))
+    (tmp_path / "images" / "b.jpg").write_bytes(b"<html>")
+    for name in "ab":
+        (tmp_path / "images" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (split,) = check.examine(run_of(tmp_path)).splits
+    assert split.findings.counts == {"unreadable-image": 1}

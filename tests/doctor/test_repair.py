@@ -93,7 +93,7 @@ def test_what_can_be_repaired_is_and_the_rest_left_out(write_set):
         "image 2: size 65x45 corrected to 60x40",
         "category 2: joined with 1, also 'cat'",
         "annotation 3 of image 1: bbox [30, 30, -10, -20] had a negative size, now"
-        " [20, 10, 10, 20]",
+        " bbox [20, 10, 10, 20]",
         "annotation 6 of image 1: left out, the bbox [9, 9, 0, 0] has no area",
         "annotation 9 of image 1: left out, the same as an earlier one",
     ):
@@ -108,7 +108,7 @@ def test_a_clipped_box_keeps_its_area(write_set):
     assert (a["bbox"], a["area"]) == ([50, 30, 10, 10], 400)
     assert log == [
         "annotation 1 of image 1: bbox [50, 30, 20, 20] left the image, now"
-        " [50, 30, 10, 10]"
+        " bbox [50, 30, 10, 10]"
     ]
 
 
