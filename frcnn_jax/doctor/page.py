@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -173,47 +173,57 @@ def _plots(one: Statistics) -> str:
 # ---- findings ----------------------------------------------------------------------
 
 
+class _Lookup(NamedTuple):
+    """A split's records and annotations by id."""
+
+    records: dict[Any, Record]
+    annotations: dict[Any, Any]
+
+
+def _lookup(split: Checked) -> _Lookup:
+    dataset = split.examined.dataset
+    records = {r.source_id: r for r in dataset.records} if dataset else {}
+    listed = split.examined.raw.content["annotations"]
+    return _Lookup(records, {_id(a): a for a in listed})
+
+
 def _findings(found: Report) -> Iterator[str]:
+    lookups = [_lookup(split) for split in found.splits]
     for policy, title in report.POLICIES.items():
         if not found.count(policy):
             continue
         yield f'<h2 class="{policy}">{escape(title.capitalize())}</h2>'
-        for split in found.splits:
+        for split, lookup in zip(found.splits, lookups, strict=True):
             for fault in split.findings.with_policy(policy):
-                yield _finding(split, fault)
+                yield _finding(split, fault, lookup)
 
 
-def _finding(split: Checked, fault: str) -> str:
-    count, places = split.findings.counts[fault], split.findings.of(fault)
-    kind = FAULTS[fault]
+def _finding(split: Checked, fault: str, lookup: _Lookup) -> str:
+    kind, count = FAULTS[fault], split.findings.counts[fault]
     texts = report.places(split, fault, PLACES)
     listed = "".join(f"<li>{escape(text)}</li>" for text in texts)
     remedy = f"<p>Remedy: {escape(kind.remedy)}.</p>" if kind.remedy else ""
     return (
-        f"<section><h3>{escape(split.name)}: {escape(kind.text)}:"
-        f" {count:,}</h3>{remedy}"
-        f"{_shots(split, places)}"
-        f'<details><summary class="soft">places</summary>'
+        f"<section><h3>{escape(split.name)}: {escape(kind.text)}: {count:,}</h3>"
+        f"{remedy}"
+        f"{_shots(split.findings.of(fault), lookup)}"
+        '<details><summary class="soft">places</summary>'
         f'<ul class="places">{listed}</ul></details></section>'
     )
 
 
-def _shots(split: Checked, places: Sequence[Finding]) -> str:
+def _shots(places: Sequence[Finding], lookup: _Lookup) -> str:
     """Show the pictures of the first findings that have one, boxes marked."""
-    if split.examined.dataset is None:
-        return ""
-    by_id = {record.source_id: record for record in split.examined.dataset.records}
-    listed = {_id(a): a for a in split.examined.raw.content["annotations"]}
     shots: dict[Any, str] = {}
     for place in places:
         if len(shots) == SHOWN:
             break
-        record = by_id.get(place.image) if _plain(place.image) else None
+        record = lookup.records.get(place.image) if _plain(place.image) else None
         if record is None or place.image in shots:
             continue
-        entry = listed.get(place.annotation) if place.annotation is not None else None
-        picture = _picture(record, entry)
-        if picture:
+        entry = lookup.annotations.get(place.annotation)
+        entry = None if place.annotation is None else entry
+        if picture := _picture(record, entry):
             name = record.path.name
             told = escape(f"{name}: {place.detail}"[:160] if place.detail else name)
             shots[place.image] = (

@@ -21,10 +21,10 @@ def examined(root, split="train"):
     return check.examine(run, [split])
 
 
-def repaired(root):
+def repaired(root, split="train"):
     """Write the repaired copy; return it and its log, checked again."""
     out = root / "annotations" / "good.json"
-    count = repair.write(examined(root).splits[0], root, out)
+    count = repair.write(examined(root, split).splits[0], root, out)
     log = out.with_suffix(".log").read_text().splitlines()
     assert len(log) == count
     again = examined(root, "good")
@@ -158,6 +158,21 @@ def test_yolo_becomes_coco(tmp_path):
     assert examined(tmp_path).count("error") == 1
     content, _, _ = repaired(tmp_path)
     assert [a["bbox"] for a in content["annotations"]] == [[15, 10, 30, 20]]
+
+
+def test_voc_becomes_coco(tmp_path):
+    for name in ("JPEGImages", "Annotations"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "JPEGImages" / "a.png").write_bytes(encode(scene()))
+    corners = "<xmin>1</xmin><ymin>1</ymin><xmax>70</xmax><ymax>20</ymax>"
+    (tmp_path / "Annotations" / "a.xml").write_text(
+        "<annotation><filename>a.png</filename><size><width>60</width><height>40"
+        f"</height></size><object><name>cat</name><bndbox>{corners}</bndbox></object>"
+        "</annotation>"
+    )
+    content, _, _ = repaired(tmp_path, "all")
+    assert [a["bbox"] for a in content["annotations"]] == [[0, 0, 60, 20]]
+    assert content["images"][0]["file_name"] == "JPEGImages/a.png"
 
 
 def test_nothing_is_replaced(write_set):
