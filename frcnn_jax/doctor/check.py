@@ -70,7 +70,8 @@ def examine(
         if split is not first:
             _compare(first, split)
     unseen = tuple(name for name in known if name not in names)
-    numbers = [split.numbers for split in splits if split.numbers]
+    order = sorted(splits, key=lambda split: split is not first)
+    numbers = [split.numbers for split in order if split.numbers]
     found = tuple(advice.lines(run, numbers, known))
     return Report(run, kind, splits, unseen, found)
 
