@@ -79,7 +79,8 @@ def examine(
 def usual(data: config.Data, known: Sequence[str]) -> tuple[str, ...]:
     """Return the splits that a run with these fields, or a reader, would ask for."""
     wanted = dict.fromkeys((data.train, data.val, *USUAL))
-    return tuple(name for name in wanted if name in known) or tuple(known)
+    there = tuple(name for name in wanted if advice.there(name, known))
+    return there or tuple(known)
 
 
 def _checked(run: config.Run, name: str, decode: bool, tell) -> Checked:

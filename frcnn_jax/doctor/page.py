@@ -178,17 +178,19 @@ class _Lookup(NamedTuple):
 
     records: dict[Any, Record]
     annotations: dict[Any, Any]
+    max_pixels: int
 
 
-def _lookup(split: Checked) -> _Lookup:
+def _lookup(split: Checked, max_pixels: int) -> _Lookup:
     dataset = split.examined.dataset
     records = {r.source_id: r for r in dataset.records} if dataset else {}
     listed = split.examined.raw.content["annotations"]
-    return _Lookup(records, {_id(a): a for a in listed})
+    return _Lookup(records, {_id(a): a for a in listed}, max_pixels)
 
 
 def _findings(found: Report) -> Iterator[str]:
-    lookups = [_lookup(split) for split in found.splits]
+    limit = found.run.data.max_image_pixels
+    lookups = [_lookup(split, limit) for split in found.splits]
     for policy, title in report.POLICIES.items():
         if not found.count(policy):
             continue
@@ -223,7 +225,7 @@ def _shots(places: Sequence[Finding], lookup: _Lookup) -> str:
             continue
         entry = lookup.annotations.get(place.annotation)
         entry = None if place.annotation is None else entry
-        if picture := _picture(record, entry):
+        if picture := _picture(record, entry, lookup.max_pixels):
             name = record.path.name
             told = escape(f"{name}: {place.detail}"[:160] if place.detail else name)
             shots[place.image] = (
@@ -243,14 +245,14 @@ def _plain(key: Any) -> bool:
     return isinstance(key, int | str)
 
 
-def _picture(record: Record, entry: dict | None) -> str:
+def _picture(record: Record, entry: dict | None, max_pixels: int) -> str:
     """Return a small JPEG of a record in base64, "" for one that cannot be read.
 
     With an annotation, the surroundings of its box, which has another colour than the
     others.
     """
     try:
-        image = transforms.read_pixels(record).image
+        image = transforms.read_pixels(record, max_pixels).image
     except transforms.BadImage:
         return ""
     marked = _corners(entry.get("bbox")) if entry else np.zeros((0, 4))

@@ -60,4 +60,6 @@ def test_splits_that_are_not_there():
     assert texts == ["data.val is 'vall', which is not there: set it to one of train,"
                      " valid"]  # fmt: skip
     assert list(advice.lines(run, [], ("train",))) == []  # a part is held out
+    run.data.train, run.data.val = "train[:90%]", "a/val+b/val"
+    assert list(advice.lines(run, [], ("train", "a/val", "b/val"))) == []
     assert lines([[]])[0] == "train holds no object: there is nothing to train on"
