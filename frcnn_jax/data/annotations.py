@@ -9,7 +9,7 @@ Not here: files and images (see `sources`), masks, keypoints.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -158,8 +158,13 @@ def finding_of(
     """Return the finding of row `k` of the columns, with its box."""
     row = int(columns.row[k])
     a = annotations[row]
-    box = f"bbox {a['bbox']}"
+    box = box_text(a["bbox"])
     return Finding(fault, source, a["image_id"], annotation_id(a, row), box)
+
+
+def box_text(box: Sequence[float]) -> str:
+    """Return a bbox for people: "bbox [595.2, 144, 64, 96]"."""
+    return f"bbox [{', '.join(f'{side:.6g}' for side in box)}]"
 
 
 def box_filter(
@@ -191,7 +196,9 @@ def box_filter(
     size = image_sizes(images)[columns.image]
     visible = np.minimum(low + side, size) - np.maximum(low, 0)
     # A box of no size has nothing visible wherever it is: outside only if beyond.
-    outside = ((visible < 0) | ((visible == 0) & (side > 0))).any(1)
+    # A sliver would have no width in float32 after resizing, and a loss of NaN.
+    sliver = (visible <= ROUNDING) & (side > ROUNDING)
+    outside = ((visible < 0) | sliver).any(1)
     small = (side < data.min_box_side).any(1) | (side <= 0).any(1)
     keep = np.ones(len(side), bool)
     reasons = [("left-out", columns.label == 0), ("outside", outside)]

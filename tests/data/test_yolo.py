@@ -111,3 +111,12 @@ def test_descriptions_that_cannot_be_used(tmp_path, described, told):
 def test_only_a_description_of_classes_counts(tmp_path):
     (tmp_path / "a.yaml").write_text("lr: 1")
     assert yolo.description(tmp_path) is None
+
+
+def test_boxes_of_a_picture_without_size_are_not_guessed(tmp_path):
+    write(tmp_path, {"train/a": "0 .5 .5 .5 .5", "train/b": "1 .5 .5 .5 .5"})
+    (tmp_path / "images" / "train" / "b.jpg").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="image files that cannot be read: 1"):
+        load(tmp_path)
+    found = load(tmp_path, on_bad_image="skip")
+    assert [len(r.boxes) for r in found.records] == [1, 0]
