@@ -55,14 +55,13 @@ def fit(
 
     `batches` must begin with the batch of `state.step`. One step is in flight while the
     next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    An evaluation that was cut off is done first. A step that is not finite has no
-    effect; it is named, and its batch kept.
+    An evaluation that was cut off is done first. See `guard` for steps that are not
+    finite.
     Errors: NonFinite after `train.max_nonfinite` of those in a row, Stopped when told
     to; in both cases the state is saved. SaveFailed.
     """
-    plan, log = rails.plan, rails.log
-    done, clock, last, started = int(state.step), Clock(), None, None
-    guard, watch = Guard(rails, train), Watch()
+    plan, clock, started, last = rails.plan, Clock(), None, None
+    done, guard, watch = int(state.step), Guard(rails, train), Watch()
     _evaluate_if_due(state, done, rails)
     while done < plan.total:
         # Fetch
@@ -86,13 +85,7 @@ def fit(
         # Log
         if done % train.log_every == 0 or done == plan.total:
             state = guard.look(last, state)
-            values = _report(metrics, clock, plan, done)
-            left = _seconds_left(started, done, plan.total)
-            print(
-                progress_line(done, plan.total, values, seconds_left=left), flush=True
-            )
-            log.write(done, values)
-            clock.reset()
+            _log(last, rails, clock, started)
 
         # Save
         stopping = rails.stop.now(done)
@@ -105,15 +98,19 @@ def fit(
 
         # Evaluate
         if done in plan.eval_steps:
-            try:
-                _evaluate(state, done, rails)
-            except Stopped:
-                rails.checkpoints.save(state)
-                rails.checkpoints.wait()
-                raise
+            _evaluate(state, done, rails)
             clock.reset()
-    watch.close()
     return state
+
+
+def _log(taken: Taken, rails: Rails, clock: Clock, started: tuple[float, int]) -> None:
+    """Report a step, and begin the next interval."""
+    done, total = taken.step, rails.plan.total
+    values = _report(taken.metrics, clock, rails.plan, done)
+    left = _seconds_left(started, done, total)
+    print(progress_line(done, total, values, seconds_left=left), flush=True)
+    rails.log.write(done, values)
+    clock.reset()
 
 
 def _evaluate_if_due(state: TrainState, done: int, rails: Rails) -> None:
@@ -126,7 +123,13 @@ def _evaluate_if_due(state: TrainState, done: int, rails: Rails) -> None:
 
 
 def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
-    found = rails.evaluate(state.variables, done)
+    """Score, log, and keep what is best so far; told to stop, save instead."""
+    try:
+        found = rails.evaluate(state.variables, done)
+    except Stopped:
+        rails.checkpoints.save(state)
+        rails.checkpoints.wait()
+        raise
     rails.log.write(done, {f"eval/{k}": v for k, v in found.items() if k != "step"})
     if best(rails.log.scores()) == done:
         rails.checkpoints.save_best(state)

@@ -13,10 +13,9 @@ class Watch:
     """Tells on standard error what the main thread has been waiting for."""
 
     def __init__(self, long: float = LONG):
-        """Starts the watching thread; it ends with the process or `close`."""
+        """Starts the watching thread, which ends with the process."""
         self._long, self._what, self._since = long, "", 0.0
         self._told = 0.0
-        self._closed = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     @contextmanager
@@ -28,12 +27,9 @@ class Watch:
         finally:
             self._what = ""
 
-    def close(self) -> None:
-        """Stops watching."""
-        self._closed.set()
-
     def _run(self) -> None:
-        while not self._closed.wait(self._long / 4):
+        while True:
+            time.sleep(self._long / 4)
             what, waited = self._what, time.monotonic() - self._since
             if what and waited > max(self._long, 2 * self._told):
                 self._told = waited

@@ -16,7 +16,6 @@ def test_a_long_wait_is_told_and_told_again_later(capsys):
     assert all(x.startswith("waiting for the data of step 7 for ") for x in lines)
     time.sleep(0.1)
     assert not told(capsys)
-    watch.close()
 
 
 def test_short_waits_are_not_told(capsys):
@@ -24,5 +23,4 @@ def test_short_waits_are_not_told(capsys):
     for _ in range(10):
         with watch.on("a step"):
             time.sleep(0.01)
-    watch.close()
     assert not told(capsys)
