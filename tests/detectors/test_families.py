@@ -19,7 +19,8 @@ from frcnn_jax.types import Batch
 SIZES = ((64, 96), (41, 70), (63, 61), (33, 65))
 SMALL, LARGE = (64, 96), (96, 128)
 KEY = jax.random.key(5)
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+# MobileNet's chain of normalised blocks magnifies the rounding of unoptimised code.
+CAREFUL = {"mobilenet": {"xla_backend_optimization_level": 1}}
 
 
 def one_map(stage: str, **trunk) -> config.FasterRCNN:
@@ -158,7 +159,7 @@ def family(request):
     config.validate(config.Run(model=model))
     # Lowest indices first: random priorities depend on the number of anchors.
     detector = faster_rcnn.make(model, sampling.first_priority)
-    jit = functools.partial(jax.jit, compiler_options=QUICK)
+    jit = functools.partial(jax.jit, compiler_options=CAREFUL.get(request.param))
 
     @jit
     def step(variables, batch):

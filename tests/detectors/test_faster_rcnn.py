@@ -33,8 +33,6 @@ SIZES = (
 KEY = jax.random.key(5)
 
 # Compiles four times as fast; the programs are too small for the difference to matter.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def tiny(norm="frozen", dtype="float32") -> config.FasterRCNN:
@@ -107,7 +105,7 @@ def loss_program(norm="frozen", priority=sampling.first_priority, dtype="float32
     """Loss, metrics, updates and gradients of all parameters."""
     detector = faster_rcnn.make(tiny(norm, dtype), priority)
 
-    @jit
+    @jax.jit
     def run(variables, batch, key):
         def loss(params):
             return detector.loss({**variables, "params": params}, batch, key)
@@ -126,7 +124,7 @@ def losses(arrays, key=KEY, **program):
 
 @functools.cache
 def predict_program(dtype="float32"):
-    return jit(faster_rcnn.make(tiny(dtype=dtype)).predict)
+    return jax.jit(faster_rcnn.make(tiny(dtype=dtype)).predict)
 
 
 def predict(arrays, dtype="float32"):
@@ -352,7 +350,7 @@ def test_any_number_of_devices_takes_the_same_step(devices):
     mesh = distributed.make_mesh(devices)
     detector = faster_rcnn.make(tiny("batch"), sampling.random_priority)
     recorder = gradient_recorder()
-    train_step = jit(step.make_train_step(detector, recorder, (), mesh))
+    train_step = jax.jit(step.make_train_step(detector, recorder, (), mesh))
     start = distributed.replicate(state.create(variables(), recorder, ()), mesh)
     after, metrics = train_step(start, distributed.to_batch(collated(), mesh), KEY)
     expected, updates, grads = losses(
@@ -401,7 +399,7 @@ def test_a_canvas_that_is_not_a_multiple_of_32_is_an_error():
 
 
 def test_fresh_variables_follow_the_key():
-    init = jit(faster_rcnn.make(tiny()).init)
+    init = jax.jit(faster_rcnn.make(tiny()).init)
     fresh = init(jax.random.key(0), batch_of(collated(1)))
     assert set(fresh) == {"params", "batch_stats"}
     assert set(fresh["params"]) == {"backbone", "fpn", "rpn", "box_head"}

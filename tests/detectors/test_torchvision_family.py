@@ -1,7 +1,5 @@
 """torchvision's detectors, narrow: batch norm in every part, a MobileNet's two maps."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +12,6 @@ from frcnn_jax.ops import sampling
 from frcnn_jax.types import Batch
 from tests.parity.compare import load_config
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-jit = functools.partial(jax.jit, compiler_options=QUICK)
 SIZES = ((64, 96), (40, 70))
 
 
@@ -58,7 +54,7 @@ def test_v2_learns_in_every_part_and_moves_all_statistics():
     variables = fresh(model)
     detector = faster_rcnn.make(model, sampling.first_priority)
 
-    @jit
+    @jax.jit
     def step(params, batch):
         def loss(params):
             both = {**variables, "params": params}
@@ -108,7 +104,7 @@ def test_mobilenet_crops_come_from_the_first_map(mobile):
 
 def test_mobilenet_detections_on_a_larger_canvas(mobile):
     model, variables = mobile
-    predict = jit(faster_rcnn.make(model).predict)
+    predict = jax.jit(faster_rcnn.make(model).predict)
     tight = predict(variables, make_batch((64, 96)))
     large = predict(variables, make_batch((128, 128)))
     assert (tight.labels > 0).all()

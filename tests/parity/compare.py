@@ -1,6 +1,5 @@
 """What the comparisons with recorded numbers share."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -12,10 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from frcnn_jax import config
-
-# Compiles in a fraction of the time: the programs are small and run once or twice.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

@@ -24,7 +24,6 @@ from tests.parity.compare import (
     assert_one_to_one,
     gradient_error,
     nested,
-    quick_jit,
 )
 
 VARIANTS = ("C4", "DC5", "FPN")
@@ -105,7 +104,7 @@ def on_batch_canvas(variant, function):
         with nn.intercept_methods(masks):
             return function(*args)
 
-    return quick_jit(wrapped)
+    return jax.jit(wrapped)
 
 
 def test_maps_and_detections_equal_the_peers(case):

@@ -27,7 +27,6 @@ from tests.parity.compare import (
     load_config,
     nested,
     note,
-    quick_jit,
     recipe,
 )
 
@@ -89,7 +88,7 @@ def raw_outputs(model, variables, batch):
     """Features, objectness and deltas as maps, all without what the canvas adds."""
     network = faster_rcnn.Network(model)
 
-    @quick_jit
+    @jax.jit
     def program(variables):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"
@@ -152,7 +151,7 @@ def heads(model, variables, batch, rois):
     """Class probabilities and deltas (background's left out) of fixed RoIs."""
     network = faster_rcnn.Network(model)
 
-    @quick_jit
+    @jax.jit
     def program(variables):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"
@@ -183,7 +182,7 @@ def test_jwyang_resnet_heads(case, variables, pooling, images):
 def test_jwyang_resnet_detections(case, variables, larger):
     """Same boxes, classes and scores, in original pixels, on any canvas."""
     batch = recorded_batch(case, scale=case["im_info"][0, 2], larger=larger)
-    found = quick_jit(faster_rcnn.make(narrow_model()).predict)(variables, batch)
+    found = jax.jit(faster_rcnn.make(narrow_model()).predict)(variables, batch)
     for image in (0, 1):
         theirs = case[f"eval/{image}/det"]
         theirs = theirs[np.argsort(-theirs[:, 4], kind="stable")]
@@ -304,7 +303,7 @@ def training_step(case):
         }
         return sum(parts.values()), parts
 
-    return quick_jit(jax.value_and_grad(losses, has_aux=True))
+    return jax.jit(jax.value_and_grad(losses, has_aux=True))
 
 
 def test_jwyang_resnet_training(case, variables, training_step):
@@ -372,7 +371,7 @@ def test_jwyang_vgg_gradients(vgg):
         outputs = network.apply(both, crops, method="classify")
         return sum((x**2).mean() for x in (*maps, *outputs))
 
-    step = quick_jit(jax.value_and_grad(total))
+    step = jax.jit(jax.value_and_grad(total))
     np.testing.assert_allclose(step(variables["params"])[0], case["total"], rtol=1e-5)
     names = [name for name in case.files if name.startswith("gradnorm/")]
     norms = {name.removeprefix("gradnorm/"): case[name] for name in names}

@@ -19,7 +19,6 @@ from tests.parity.compare import (
     assert_one_to_one,
     load_config,
     nested,
-    quick_jit,
     recipe,
     recipe_weights,
 )
@@ -61,7 +60,7 @@ def run(model, variables, batch, rois):
     network, how = faster_rcnn.Network(model), faster_rcnn.pooling(model)
     predict = faster_rcnn.make(model).predict
 
-    @quick_jit
+    @jax.jit
     def program(variables, batch):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"

@@ -21,7 +21,6 @@ from tests.parity.compare import (
     narrow_weights,
     nested,
     note,
-    quick_jit,
     recipe,
 )
 
@@ -104,9 +103,7 @@ def test_features_and_rpn_maps_equal_the_peers(case):
         raw = network.apply(variables, features, image_hw, method="propose_raw")
         return features, raw
 
-    features, (logits, deltas) = quick_jit(maps)(
-        variables, batch.images, batch.image_hw
-    )
+    features, (logits, deltas) = jax.jit(maps)(variables, batch.images, batch.image_hw)
     names = MAPS if model.fpn else [model.backbone.stages[0].upper()]
     for feature, name in zip(features, names, strict=True):
         assert_map(feature, test, name)
@@ -206,7 +203,7 @@ def test_predict_gives_the_peers_detections(case, pixels):
     _, model, variables, test, _ = case
     scale = test["scale_factors"] if pixels == "ori" else None
     detector = faster_rcnn.make(model)
-    found = quick_jit(detector.predict)(variables, canvas_batch(test, scale=scale))
+    found = jax.jit(detector.predict)(variables, canvas_batch(test, scale=scale))
     for image in (0, 1):
         one = jax.tree.map(lambda x, image=image: np.asarray(x[image]), found)
         assert_detections(one, test, pixels, image, 0.05)
@@ -237,7 +234,7 @@ def training_step(variant, counts, box_loss):
         variables = {"params": params, "batch_stats": stats}
         return detector.loss(variables, batch, jax.random.key(0))
 
-    return quick_jit(jax.value_and_grad(loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -22,7 +22,6 @@ from tests.parity.compare import (
     assert_one_to_one,
     gradient_error,
     nested,
-    quick_jit,
     recorded_state,
 )
 
@@ -111,7 +110,7 @@ def test_torchvision_maps(case):
             *network.propose_raw(features, image_hw),
         )
 
-    body, features, logits, deltas = quick_jit(
+    body, features, logits, deltas = jax.jit(
         lambda *inputs: network.apply(variables, *inputs, method=maps)
     )(batch.images, batch.image_hw)
     for level, stage in enumerate(("c2", "c3", "c4", "c5")):
@@ -146,7 +145,7 @@ def stages(model, variables, batch, *, train=False):
         )(*raw, hw)
         return features, found
 
-    return quick_jit(program)(variables, batch)
+    return jax.jit(program)(variables, batch)
 
 
 @pytest.mark.parametrize("mode", ("test", "train"))
@@ -185,7 +184,7 @@ def test_torchvision_box_head_on_recorded_proposals(case):
 
 def test_torchvision_detections_equal_the_peers(case):
     model, variables, infer, _ = case
-    found = quick_jit(faster_rcnn.make(model).predict)(variables, make_batch(infer))
+    found = jax.jit(faster_rcnn.make(model).predict)(variables, make_batch(infer))
     for i in (0, 1):
         one = jax.tree.map(lambda x, i=i: x[i], found)
         theirs = (infer[f"det_final/{i}/{k}"] for k in ("boxes", "scores", "labels"))
@@ -205,7 +204,7 @@ def test_torchvision_training(case):
     detector = faster_rcnn.make(model, sampling.first_priority)
     stats = variables["batch_stats"]
 
-    @quick_jit
+    @jax.jit
     def step(params):
         def loss(params):
             both = {"params": params, "batch_stats": stats}
