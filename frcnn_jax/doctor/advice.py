@@ -55,12 +55,11 @@ def of_anchors(run: config.Run, at: AtSide) -> Iterator[str]:
     small, large = (at.side[bad] < low).mean(), (at.side[bad] > high).mean()
     odd = ((at.ratio[bad] < flat) | (at.ratio[bad] > tall)).mean()
     yield (
-        f"at short side {at.short_side}, {bad.mean():.1%} of the objects have no"
-        f" anchor of IoU {enough:g}, and {never:.1%} none of"
-        f" {rpn.min_positive_iou:g}, which"
-        f" the RPN never learns. Of the former {small:.0%} are smaller than the smallest"
-        f" anchor ({low:g}), {large:.0%} larger than the largest ({high:g}), {odd:.0%}"
-        f" of a height / width beyond {flat:g}..{tall:g}. Consider"
+        f"at short side {at.short_side}, {bad.mean():.1%} of the objects have no anchor"
+        f" of IoU {enough:g}, and {never:.1%} none of {rpn.min_positive_iou:g}, which"
+        f" the RPN never learns. Of the former {small:.0%} are smaller than the"
+        f" smallest anchor ({low:g}), {large:.0%} larger than the largest ({high:g}),"
+        f" {odd:.0%} of a height / width beyond {flat:g}..{tall:g}. Consider"
         f" {_remedy(small, large, odd)}"
     )
 
