@@ -20,7 +20,7 @@ JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 
-.PHONY: help setup test demo lint fmt check configs parity results clean
+.PHONY: help setup test demo lint fmt check configs faults parity results clean
 
 help: ## print this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ check: lint test ## lint, then test
 
 configs: $(READY) ## a step and a prediction of every architecture (PART=K/N: a part)
 	$(PY) tools/check_configs.py --part=$(PART)
+
+faults: $(READY) ## kill training 20 times and compare with a run left alone
+	$(PY) tools/check_faults.py
 
 parity: $(READY) ## compare with the peers' numbers and keep the largest errors
 	FRCNN_RECORD_PARITY=benchmarks/results/parity.json \
