@@ -15,24 +15,29 @@ from absl import flags
 from frcnn_jax import build, cli, labels, runs, vis
 from frcnn_jax.data import pictures, transforms
 from frcnn_jax.evaluation.results import to_results
-from frcnn_jax.training import distributed, step
+from frcnn_jax.training import devices, distributed, step
 from frcnn_jax.types import Detections
 
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
+cli.define_require()
 flags.DEFINE_string("workdir", None, "Folder of a trained run.")
 flags.DEFINE_string(
     "weights", None, "Weights file, with --config unless of convert.py; or a name."
 )
 flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
+)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
 
 
 def main(argv: list[str]) -> None:
     paths = pictures.find(argv[1:])
+    devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
-    model = runs.trained(run, FLAGS.workdir, FLAGS.weights)
+    model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     classes = model.labels or labels.guessed(run)
     out = Path(FLAGS.out)
     places = pictures.drawings(paths, out)

@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "convert": set(),
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
+MAY_IMPORT["dry_run"] = {*MAY_IMPORT}
 MAY_IMPORT["runs"] = {*MAY_IMPORT}
 MAY_IMPORT["porting"] = {*MAY_IMPORT}
 
@@ -394,10 +395,11 @@ def test_every_rule_can_fail():
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_what_the_table_allows_passes(room):
-    allowed = sorted(MAY_IMPORT[room] | {room})
+    allowed = sorted((MAY_IMPORT[room] | {room}) - {"__main__"})
     text = "from frcnn_jax import __version__\n"
     text += "".join(f"from frcnn_jax.{other} import x\n" for other in allowed)
-    assert import_table({f"frcnn_jax/{room}/a.py": text}) == []
+    file = "data/__main__.py" if room == "__main__" else f"{room}/a.py"
+    assert import_table({f"frcnn_jax/{file}": text}) == []
 
 
 def test_innocent_lines_pass():

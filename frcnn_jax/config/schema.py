@@ -203,6 +203,8 @@ class Train:
     loss_scale: float = 65536.0
     # Patterns of whole parameter paths (regular expressions) that do not learn.
     freeze: tuple[str, ...] = ("backbone/(stem|layer1)/.*",)
+    max_nonfinite: int = 10  # steps in a row without effect, before ...
+    on_nonfinite: str = "stop"  # or "rollback": to the last checkpoint, once
     log_every: int = 50  # steps
     eval_every: float = 1.0  # epochs; 0 = only at the end
     checkpoint_every: int = 0  # steps; 0 = at each evaluation

@@ -110,21 +110,6 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _lookup(table: dict, annotation: dict, name: str) -> int:
-    key = annotation.get(name)
-    try:
-        return table[key]
-    except (KeyError, TypeError):
-        known = [repr(k) for k in table]
-        near = get_close_matches(repr(key), known, n=1, cutoff=0.0)
-        list_name = "images" if name == "image_id" else "categories"
-        raise ValueError(
-            f"has the {name} {key!r}, which is not among the {len(known)}"
-            f" {list_name} ({', '.join(known[:NAMED])}"
-            f"{', ...' if len(known) > NAMED else ''}); did you mean {near[0]}?"
-        ) from None
-
-
 def image_sizes(images: list[dict]) -> np.ndarray:
     """Return (width, height) of every image, [I, 2] float64."""
     return np.array([(i["width"], i["height"]) for i in images], np.float64)

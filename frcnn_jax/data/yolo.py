@@ -90,7 +90,7 @@ def _names(told: dict, source: Path) -> dict[int, str]:
     names = told.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    good = isinstance(names, dict) and names and sorted(names) == [*range(len(names))]
+    good = isinstance(names, dict) and names and set(names) == {*range(len(names))}
     if not good:
         raise ValueError(
             f"{source}: names is {str(names)[:80]}; write a list, or class numbers from"

@@ -14,6 +14,7 @@ SHOWN = {
     "loss_cls": "cls",
     "loss_bbox": "box",
 }
+SCORE = "eval/AP"
 
 
 class MetricLog:
@@ -26,6 +27,8 @@ class MetricLog:
         writes nothing, for all processes of a run but one.
         """
         path = Path(os.devnull) if quiet else Path(workdir) / "metrics.jsonl"
+        # Read by every process, so that all know the same scores.
+        self._scores = _scores(Path(workdir) / "metrics.jsonl", start_step)
         if path.is_file():
             _forget_after(path, start_step)
         self._file: TextIO = open(path, "a")
@@ -37,6 +40,8 @@ class MetricLog:
 
         None becomes null, and so do NaN and infinity, which JSON does not have.
         """
+        if SCORE in values:
+            self._scores[step] = values[SCORE]
         numbers = {k: v for k, v in values.items() if v is None or _is_number(v)}
         numbers = {k: v if _is_finite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
@@ -46,11 +51,21 @@ class MetricLog:
                 if value is not None:
                     self._tensorboard.add_scalar(name, value, step)
 
+    def scores(self) -> dict[int, float | None]:
+        """{step: AP} of the evaluations so far; None where AP does not exist."""
+        return dict(self._scores)
+
     def close(self) -> None:
         """Writes what is left."""
         self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+
+def _scores(path: Path, step: int) -> dict[int, float | None]:
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {x["step"]: x[SCORE] for x in found if SCORE in x and x["step"] <= step}
 
 
 def _forget_after(path: Path, step: int) -> None:

@@ -17,6 +17,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32
     variables: Variables
     opt_state: Any
+    skipped: jax.Array  # int32, steps without effect: something was not finite
     loss_scale: LossScale | None = None  # None: the loss is differentiated as it is
 
 
@@ -28,4 +29,5 @@ def create(
 ) -> TrainState:
     """A state before the first step; only trainable parameters get optimiser state."""
     trainable, _ = optimizer.split(variables["params"], freeze)
-    return TrainState(jnp.int32(0), variables, tx.init(trainable), loss_scale)
+    start, skipped = jnp.int32(0), jnp.int32(0)
+    return TrainState(start, variables, tx.init(trainable), skipped, loss_scale)

@@ -31,8 +31,9 @@ def make_train_step(
 
     `key` is the run's key; the step number is folded in here. Metrics are scalars over
     the global batch. Only trainable parameters are differentiated, so nothing is
-    computed backwards below the frozen stages. With a loss scale in the state, a step
-    whose global gradient is not finite changes nothing but step number and scale.
+    computed backwards below the frozen stages. A step whose loss or global gradient is
+    not finite changes nothing but the step number, the count of such steps and the loss
+    scale, if there is one; "finite" among the metrics says so.
     """
 
     @partial(
@@ -66,25 +67,26 @@ def make_train_step(
         params = optimizer.join(optax.apply_updates(trainable, changes), frozen)
         variables = {**collections, **updates, "params": params}
         metrics["grad_norm"] = optax.tree.norm(grads)
-        after = TrainState(state.step + 1, variables, opt_state)
-        if state.loss_scale is None:
-            return after, metrics
-        return _settled(state, after, metrics)
+        return _settled(state, variables, opt_state, metrics)
 
     return step
 
 
-def _settled(before: TrainState, after: TrainState, metrics: dict):
-    """The new state if its gradient was finite, else the old one; scale adjusted."""
-    finite = jnp.isfinite(metrics["grad_norm"])
+def _settled(before: TrainState, variables: Variables, opt_state, metrics: dict):
+    """The state with these if all was finite, else with the old ones."""
+    finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
     variables, opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (after.variables, after.opt_state),
+        (variables, opt_state),
         (before.variables, before.opt_state),
     )
-    scale = loss_scale.adjusted(before.loss_scale, finite)
-    metrics |= {"loss_scale": scale.value, "skipped_steps": scale.skipped}
-    return TrainState(after.step, variables, opt_state, scale), metrics
+    skipped = before.skipped + ~finite
+    metrics |= {"finite": finite, "skipped_steps": skipped}
+    scale = before.loss_scale
+    if scale is not None:
+        scale = loss_scale.adjusted(scale, finite)
+        metrics["loss_scale"] = scale.value
+    return TrainState(before.step + 1, variables, opt_state, skipped, scale), metrics
 
 
 def make_predict_step(

@@ -93,6 +93,7 @@ def test_lines_that_are_no_boxes_are_named(tmp_path, line, told):
     [
         ("names: [a]\nnc: 2\ntrain: x", "nc is 2, but 1 names"),
         ("names: {1: a}\ntrain: x", "write a list, or class numbers from"),
+        ("names: {0: a, '1': b}\ntrain: x", "write a list, or class numbers from"),
         ("names: [a]\ntrain: none", "train is 'none', and there is no"),
         (
             "names: [a]\nval: x",
