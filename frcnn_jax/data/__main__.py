@@ -1,4 +1,4 @@
-"""`python -m frcnn_jax.data check DIR`: look at a data set before training on it."""
+"""`python -m frcnn_jax.data check DIR`, or `show DIR`: look before you train."""
 
 from absl import flags
 
