@@ -168,7 +168,8 @@ def get_config():
     ("word", "message"),
     {
         "--config.model.backbone.depth=101": "--config.model.backbone.depth:"
-        " model.backbone is a VGG16 here, without 'depth'; it has width, norm, norm_eps",
+        " model.backbone is a VGG16 here, without 'depth'; it has width, norm,"
+        " norm_eps",
         "--config.model.fpn.levels=4": "--config.model.fpn.levels: model.fpn is None"
         " here, which has no fields",
         "--config.model.backbone.widht=4": "--config.model.backbone.widht: there is no"

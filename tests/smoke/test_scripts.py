@@ -163,7 +163,16 @@ def test_a_killed_run_continues_to_the_same_bits(trained, root, tmp_path):
         code = process.wait()
     assert code == -signal.SIGKILL, (tmp_path / "printed").read_text()
     assert not (workdir / "eval.json").exists()
-    assert f"continuing {workdir} at step" in train(workdir, root).stdout
+    # Told to stop before its first step, it takes that one and saves it.
+    process = subprocess.Popen(**command(*words), stdout=subprocess.PIPE, text=True)
+    lines = iter(process.stdout.readline, "")
+    continued = next(x for x in lines if x.startswith(f"continuing {workdir} at step"))
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[0]
+    assert process.returncode == 143 and "SIGTERM: saving, then leaving" in told
+    saved = int(continued.split()[4]) + 1
+    assert (workdir / "checkpoints" / str(saved)).exists()
+    assert f"continuing {workdir} at step {saved} of" in train(workdir, root).stdout
     ours, theirs = final_state(workdir), final_state(whole)
     assert ours.step == theirs.step == 8
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
