@@ -13,6 +13,7 @@ from absl import flags
 
 from frcnn_jax import build, cli, config, dry_run, labels, runs
 from frcnn_jax.convert import files
+from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
 from frcnn_jax.training import devices, distributed, loop, schedule, step
 from frcnn_jax.training.checkpoint import Checkpoints
@@ -54,6 +55,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     if run.init.load:
         files.check(run.init.load)  # before the minutes that reading data may take
     run, data, val = build.datasets(run)
+    if first:
+        for oddity in quick.warnings(run, data, val):
+            print(f"warning: {oddity}", flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     if first:
         runs.save_run(workdir, run, labels.of_data(data))

@@ -35,12 +35,14 @@ MAY_IMPORT = {
     "cli": {"config"},
     "data": {"config"},
     "labels": {"config", "data"},
+    "doctor": {"config", "cli", "data", "detectors", "ops", "vis"},
     "convert": set(),
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
 MAY_IMPORT["dry_run"] = {*MAY_IMPORT}
 MAY_IMPORT["runs"] = {*MAY_IMPORT}
 MAY_IMPORT["porting"] = {*MAY_IMPORT}
+MAY_IMPORT["__main__"] = {*MAY_IMPORT}
 
 NOWHERE = {"clu", "tensorflow", "torch", "torchvision"}
 NEVER = {
@@ -79,8 +81,13 @@ def imported_names(path: str, text: str) -> Iterator[tuple[int, str]]:
 
 
 def room_of(name: str) -> str:
-    """`frcnn_jax.ops.boxes.area` -> `ops`; the package itself -> the empty string."""
+    """`frcnn_jax.ops.boxes.area` -> `ops`; the package itself -> the empty string.
+
+    A `__main__` is a script that happens to lie in a room: it belongs to none.
+    """
     parts = name.split(".")
+    if parts[-1] == "__main__":
+        return "__main__"
     return parts[1] if len(parts) > 1 and not parts[1].startswith("_") else ""
 
 

@@ -27,6 +27,8 @@ TITLES = {
     "yolo": "YOLO labels",
     "tfds": "TensorFlow Datasets",
 }
+# What `data.on_bad_image` speaks of.
+BAD_IMAGES = ("missing-image", "unreadable-image", "too-many-pixels", "size-and-boxes")
 
 
 class Examined(NamedTuple):
@@ -61,7 +63,7 @@ def load(data: config.Data, split: str, training: bool) -> Dataset:
 
 def examine(data: config.Data, split: str, training: bool) -> Examined:
     """Read one split and find all that is odd, raising only for what is unreadable."""
-    skip = ("missing-image",) if data.on_bad_image == "skip" else ()
+    skip = BAD_IMAGES if data.on_bad_image == "skip" else ()
     findings = Findings(skip)
     raw = _chosen(read(data, split, findings), data, training, findings)
     return Examined(raw, findings, _build(raw, data, training, findings))

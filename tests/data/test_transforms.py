@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frcnn_jax import config
 from frcnn_jax.data import transforms
 from frcnn_jax.data.records import Record
 from frcnn_jax.data.transforms import BadImage
@@ -298,40 +297,6 @@ def mask_extent(mask):
     return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("factor", [1, 2, 3])
-def test_boxes_follow_the_pixels_they_mark(factor, flip):
-    h, w = 20, 30
-    data = config.Data(max_side=1000)
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        x1, y1 = rng.integers(0, (w - 4, h - 4))
-        x2, y2 = x1 + rng.integers(1, w - x1 + 1), y1 + rng.integers(1, h - y1 + 1)
-        image = np.zeros((h, w, 3), np.uint8)
-        image[y1:y2, x1:x2] = 255
-        rec = record(Path("a"), (h, w), [[x1, y1, x2, y2]])
-        sample = transforms.make_sample(
-            image, rec, data, short_side=h * factor, flip=flip, image_id=4
-        )
-        assert sample.image.shape == (h * factor, w * factor, 3)
-        # A whole factor puts edges between pixels: half brightness is the edge.
-        np.testing.assert_array_equal(
-            sample.boxes[0], mask_extent(sample.image[..., 0] > 127)
-        )
-        assert sample.image_id == 4 and sample.scale_xy.tolist() == [factor, factor]
-
-
-def test_scales_are_those_of_each_axis():
-    rec = record(Path("a"), (37, 51), [[0, 0, 51, 37]])
-    sample = transforms.make_sample(
-        gradient(37, 51), rec, config.Data(), short_side=50, flip=False, image_id=0
-    )
-    assert sample.image.shape[:2] == (50, 69)
-    np.testing.assert_allclose(sample.scale_xy, [69 / 51, 50 / 37], rtol=1e-6)
-    np.testing.assert_allclose(sample.boxes, [[0, 0, 69, 50]], rtol=1e-6)
-    assert (sample.boxes <= [69, 50, 69, 50]).all()
-
-
 def test_flip_of_no_boxes_and_twice_is_identity():
     image, boxes = transforms.hflip(gradient(), np.zeros((0, 4), np.float32))
     assert boxes.shape == (0, 4)
@@ -341,22 +306,34 @@ def test_flip_of_no_boxes_and_twice_is_identity():
     np.testing.assert_array_equal(image, gradient())
 
 
-# ---- drawing
+# ---- reduced decoding
 
 
-def test_draw_covers_the_range_inclusively():
-    rng = np.random.default_rng(0)
-    for mode, expected in (("choice", {4, 7}), ("range", {4, 5, 6, 7})):
-        data = config.Data(short_sides=(4, 7), short_side_mode=mode, flip=0.5)
-        draws = [transforms.draw(data, rng) for _ in range(200)]
-        assert {side for side, _ in draws} == expected
-        assert 60 < sum(flip for _, flip in draws) < 140
-    with pytest.raises(ValueError, match="short_side_mode"):
-        transforms.draw(config.Data(short_side_mode="any"), rng)
+@pytest.mark.parametrize(
+    ("at_least", "parts"),
+    [(0.0, 1), (0.51, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.01, 8)],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_may_be_decoded_in_part(tmp_path, at_least, parts, orientation):
+    h, w = 97, 130
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth = cv2.GaussianBlur(gradient(h, w), (0, 0), 15)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=98, exif=exif)
+    hw = (h, w) if orientation == 1 else (w, h)
+    rec = record(tmp_path / "a.jpg", hw, [])
+    whole = transforms.read_pixels(rec)
+    pixels = transforms.read_pixels(rec, at_least=at_least)
+    assert pixels.full_hw == hw and whole.image.shape[:2] == hw
+    assert pixels.image.shape[:2] == tuple(-(-side // parts) for side in hw)
+    again = cv2.resize(pixels.image, hw[::-1])
+    assert np.abs(again.astype(float) - whole.image).mean() < 2 * parts
 
 
-@pytest.mark.parametrize(("flip", "expected"), [(0.0, False), (1.0, True)])
-def test_flip_can_be_certain(flip, expected):
-    rng = np.random.default_rng(0)
-    data = config.Data(flip=flip)
-    assert {transforms.draw(data, rng)[1] for _ in range(50)} == {expected}
+def test_only_jpegs_of_the_stated_size_are_decoded_in_part(tmp_path):
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "a.png")
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "b.jpg")
+    for name, stated in (("a.png", (64, 64)), ("b.jpg", (60, 64))):
+        rec = record(tmp_path / name, stated, [])
+        pixels = transforms.read_pixels(rec, at_least=0.1)
+        assert pixels.image.shape[:2] == (64, 64)
