@@ -15,7 +15,7 @@ from frcnn_jax import build, cli, config, dry_run, labels, runs
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
-from frcnn_jax.training import devices, distributed, loop, schedule, step
+from frcnn_jax.training import devices, distributed, loop, schedule
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
 
@@ -68,7 +68,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         print(score.table(metrics), flush=True)
         if first:
             score.save(metrics, workdir / "eval.json")
-        return metrics
+        if losses := evaluator.losses(variables):
+            print(f"loss on {val.name}: {losses['loss']:.4f}", flush=True)
+        return metrics | losses
 
     with Checkpoints(workdir, run.train.keep_checkpoints) as checkpoints:
         saved = checkpoints.latest
@@ -84,12 +86,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             print(warning)
         log = MetricLog(workdir, saved or 0, quiet=not first)
         describe(run, state, batches, plan, mesh)
-        step_fn = step.make_train_step(
-            build.detector(run.model), tx, run.train.freeze, mesh
-        )
         state = loop.fit(
             state,
-            step_fn,
+            build.train_step(run, tx, mesh),
             batches,
             plan=plan,
             evaluate=evaluate,
@@ -98,16 +97,18 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             train=run.train,
             key=jax.random.key(run.seed),
             mesh=mesh,
+            earlier=log.scores,
         )
         batches.close()
     log.close()
-    if scored_step(workdir) != plan.total:  # stopped before the last evaluation
-        evaluate(state.variables, plan.total)
+    done = int(state.step)
+    if scored_step(workdir) != done:  # stopped before the last evaluation
+        evaluate(state.best, done)
     for split, read in ((data.name, batches), (val.name, evaluator.batches)):
         if odd := build.oddities(split, read):
             print(odd)
     print(
-        f"finished {plan.total} steps in {workdir} (this session"
+        f"finished {done} steps in {workdir} (this session"
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
         f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
     )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
+
 SHOWN = {
     "loss_rpn_cls": "rpn_cls",
     "loss_rpn_bbox": "rpn_box",
@@ -23,11 +25,13 @@ class MetricLog:
         """Opens the file; TensorBoard events go to `workdir/tensorboard`.
 
         Lines of later steps than `start_step` go: the steps will be done again. `quiet`
-        writes nothing, for all processes of a run but one.
+        writes nothing, for all processes of a run but one. `scores` are the APs of the
+        evaluations up to `start_step`.
         """
         path = Path(os.devnull) if quiet else Path(workdir) / "metrics.jsonl"
         if path.is_file():
             _forget_after(path, start_step)
+        self.scores = scores(Path(workdir) / "metrics.jsonl", start_step)
         self._file: TextIO = open(path, "a")
         folder = Path(workdir) / "tensorboard"
         self._tensorboard = None if quiet else _tensorboard(folder)
@@ -62,6 +66,23 @@ def _forget_after(path: Path, step: int) -> None:
     new = path.with_suffix(".tmp")
     new.write_text("".join(kept))
     new.replace(path)
+
+
+def scores(path: Path, step: int) -> list[float | None]:
+    """The APs in a metrics.jsonl up to a step, in order; [] without the file."""
+    if not path.is_file():
+        return []
+    text = path.read_text().splitlines(keepends=True)
+    lines = [json.loads(line) for line in text if line.endswith("\n")]
+    own = [x for x in lines if "eval/AP" in x and x["step"] <= step]
+    return [x["eval/AP"] for x in own]
+
+
+def device_memory() -> dict[str, float]:
+    """The most memory that the first device has held, in GiB; {} where none counts."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return {} if peak is None else {"memory_gib": peak / 2**30}
 
 
 def _is_number(value: Any) -> bool:
@@ -120,14 +141,36 @@ class Clock:
     def reset(self) -> None:
         """Begins a new interval."""
         self._start, self._images, self._idle = time.perf_counter(), 0, 0.0
+        self._steps, self._data, self._device = 0, 0.0, 0.0
 
-    def count(self, images: int, idle: float) -> None:
-        """Adds a step of so many images, before which the device idled for seconds."""
+    def count(
+        self, images: int, idle: float, *, data: float = 0.0, device: float = 0.0
+    ) -> None:
+        """Adds a step of so many images, before which the device idled for seconds.
+
+        `data` and `device` are the seconds in which the host waited for either.
+        """
         self._images += images
         self._idle += idle
+        self._steps += 1
+        self._data += data
+        self._device += device
 
     def report(self) -> dict[str, float]:
-        """images_per_s and data_wait (share of time) of the interval."""
+        """Speed, waiting and where the host's time went in the interval.
+
+        images_per_s; data_wait: share of time in which the device had nothing to do;
+        seconds a step waiting for data (data_s) and device (device_s), and for all
+        else, such as copies, starting programs, the log and checkpoints (host_s).
+        """
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         speed = self._images / elapsed
-        return {"images_per_s": speed, "data_wait": min(self._idle / elapsed, 1.0)}
+        steps = max(self._steps, 1)
+        rest = max(elapsed - self._data - self._device, 0.0)
+        return {
+            "images_per_s": speed,
+            "data_wait": min(self._idle / elapsed, 1.0),
+            "data_s": self._data / steps,
+            "device_s": self._device / steps,
+            "host_s": rest / steps,
+        }

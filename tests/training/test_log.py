@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -104,4 +105,34 @@ def test_the_clock_counts_since_its_last_reset():
     assert report["images_per_s"] > 0 and report["data_wait"] == 1.0
     clock.reset()
     clock.count(0, idle=0.0)
-    assert clock.report() == {"images_per_s": 0.0, "data_wait": 0.0}
+    report = clock.report()
+    assert report.pop("host_s") < 1
+    assert report == dict.fromkeys(
+        ("images_per_s", "data_wait", "data_s", "device_s"), 0
+    )
+
+
+def test_the_time_of_a_step_is_split_in_three():
+    clock = Clock()
+    for _ in range(2):
+        clock.count(8, 0.0, data=0.25, device=0.5)
+    time.sleep(0.01)
+    report = clock.report()
+    assert (report["data_s"], report["device_s"], report["host_s"]) == (0.25, 0.5, 0.0)
+    clock.reset()
+    clock.count(8, 0.0)
+    time.sleep(0.01)
+    assert clock.report()["host_s"] >= 0.01
+
+
+def test_scores_of_before_are_read_up_to_a_step(tmp_path):
+    log = MetricLog(tmp_path, 0)
+    assert log.scores == []
+    for number, score in ((1, 0.1), (2, None), (3, 0.3)):
+        log.write(number, {"loss": 1.0})
+        log.write(number, {"eval/AP": score})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1, "eval/AP"')  # cut short by a kill
+    quiet = MetricLog(tmp_path, 2, quiet=True)
+    assert quiet.scores == [0.1, None]

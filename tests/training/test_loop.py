@@ -39,7 +39,11 @@ def train(linear, arrays_of, tmp_path):
         def evaluate(variables, done):
             evaluated.append(done)
             kernel = variables["params"]["head"]["kernel"]
-            return {"step": done, "AP": float(kernel[0]), "per_class": {"a": 1}}
+            return {
+                "step": done,
+                "AP": float(kernel[0]),
+                "per_class": {"a": {"AP": 0.5}},
+            }
 
         with Checkpoints(workdir, keep=3) as checkpoints:
             begin = checkpoints.latest or 0
@@ -87,12 +91,13 @@ def test_what_is_logged(train, tmp_path):
     train()
     first, _, scores, *_ = lines(tmp_path / "run")
     assert set(first) == {
-        *("step", "epoch", "lr", "loss", "grad_norm", "images_per_s", "data_wait"),
+        *("step", "epoch", "lr", "loss", "grad_norm", "update_norm"),
+        *("images_per_s", "data_wait", "data_s", "device_s", "host_s"),
         *("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"),
     }
     assert first["images_per_s"] > 0 and 0 <= first["data_wait"] <= 1
     assert first["epoch"] == pytest.approx(2 / 3)
-    assert set(scores) == {"step", "eval/AP"}
+    assert set(scores) == {"step", "eval/AP", "eval/AP/a"}
 
 
 def test_the_logged_rate_is_that_of_the_step_taken(train, tmp_path):
@@ -191,3 +196,32 @@ def test_idle_time_counts_only_when_the_device_had_nothing_to_do():
     assert arrays == {"image_id": 1} and idle == 0.0
     _, idle = loop._fetch(iter([{}]), None)
     assert idle > 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "ends"),
+    [
+        ([], 1, False),
+        ([0.1, 0.2, 0.2], 1, True),
+        ([0.1, 0.2, 0.2], 2, False),
+        ([0.3, 0.2, 0.1], 2, True),
+        ([0.3, 0.2, 0.1], 0, False),
+        ([None, None, 0.1], 2, False),
+        ([None, None, None], 2, True),
+    ],
+)
+def test_patience_counts_evaluations_since_the_best(scores, patience, ends, capsys):
+    assert loop.exhausted(scores, patience) == ends
+    assert ("stopping early" in capsys.readouterr().out) == ends
+
+
+def test_a_run_out_of_patience_stops_and_stays_stopped(train, monkeypatch, tmp_path):
+    """The AP of these runs falls; the evaluations are those of steps 1 to 6."""
+    monkeypatch.setattr(TRAIN, "patience", 2)
+    every = plan(evals=range(1, 7), saves=range(1, 7))
+    state, evaluated = train(plan=every)
+    aps = [x["eval/AP"] for x in lines(tmp_path / "run") if "eval/AP" in x]
+    best = aps.index(max(aps))
+    assert evaluated == list(range(1, best + 4)) and state.step == best + 3 < 6
+    again, evaluated = train(plan=every)
+    assert evaluated == [] and again.step == state.step
