@@ -156,6 +156,10 @@ class Clock:
         self._data += data
         self._device += device
 
+    def waited(self, seconds: float) -> None:
+        """Adds seconds in which the host waited for the device outside a step."""
+        self._device += seconds
+
     def report(self) -> dict[str, float]:
         """Speed, waiting and where the host's time went in the interval.
 

@@ -140,6 +140,7 @@ def _wait(arrays: Any) -> float:
 def _report(
     metrics, clock: Clock, plan: Plan, done: int, image_ids
 ) -> dict[str, float]:
+    clock.waited(_wait(metrics))
     values = _finite(metrics, done, image_ids) | clock.report() | device_memory()
     # Skipped steps do not move the optimiser's own count, which the rate follows.
     taken = done - int(values.get("skipped_steps", 0))

@@ -136,3 +136,4 @@ def test_scores_of_before_are_read_up_to_a_step(tmp_path):
         file.write('{"step": 1, "eval/AP"')  # cut short by a kill
     quiet = MetricLog(tmp_path, 2, quiet=True)
     assert quiet.scores == [0.1, None]
+    quiet.close()
