@@ -99,8 +99,8 @@ def picture(rates, losses, smoothed, found: float) -> Image.Image:
     width, height, edge = 900, 540, 70
     page = Image.new("RGB", (width, height), (255, 255, 255))
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(16)
-    low, high = min(losses), float(np.percentile(losses, 98))
-    high = max(high, float(max(smoothed)), low + 1e-6)
+    # What comes after the least average, often an explosion, is cut at the top.
+    low, high = min(losses), 1.1 * float(max(smoothed[: int(smoothed.argmin()) + 1]))
     left, right = math.log10(min(rates[0], found)), math.log10(rates[-1])
 
     def place(rate: float, loss: float) -> tuple[float, float]:
