@@ -4,8 +4,8 @@ Any field can be set with --config.section.field=value. The same command continu
 that was stopped.
 """
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,6 +18,7 @@ from frcnn_jax.evaluation import score
 from frcnn_jax.training import devices, distributed, loop, schedule
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
+from frcnn_jax.training.stop import Stop
 
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
@@ -60,11 +61,12 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             print(f"warning: {oddity}", flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     if first:
-        runs.save_run(workdir, run, labels.of_data(data))
+        runs.save_run(workdir, run, labels.of_data(data), data)
     evaluator = build.Evaluator(run, val, mesh)
 
     def evaluate(variables, done):
-        metrics = {"step": done, **evaluator.metrics(evaluator.results(variables))}
+        results = evaluator.results(variables, stop.check)
+        metrics = {"step": done, **evaluator.metrics(results)}
         print(score.table(metrics), flush=True)
         if first:
             score.save(metrics, workdir / "eval.json")
@@ -72,52 +74,47 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             print(f"loss on {val.name}: {losses['loss']:.4f}", flush=True)
         return metrics | losses
 
-    with Checkpoints(workdir, run.train.keep_checkpoints) as checkpoints:
-        saved = checkpoints.latest
-        batches = build.train_batches(run, data, saved or 0)
+    with Stop() as stop, Checkpoints(workdir, run.train.keep_checkpoints) as saves:
+        saved = saves.latest
+        batches = build.train_batches(run, data, 0)
         plan = build.plan(run, batches.schedule)
         state, tx = build.training_state(
             run, mesh, plan, load=saved is None, class_names=data.class_names
         )
         if saved is not None:
-            state = checkpoints.restore(state)
-            print(f"continuing {workdir} at step {saved} of {plan.total}")
+            state = saves.restore(state)
+            print(f"continuing {workdir} at step {state.step} of {plan.total}")
         elif warning := build.scratch_warning(run):
             print(warning)
-        log = MetricLog(workdir, saved or 0, quiet=not first)
+        batches.start_at(int(state.step))
+        log = MetricLog(workdir, int(state.step), quiet=not first)
         describe(run, state, batches, plan, mesh)
-        state = loop.fit(
-            state,
-            build.train_step(run, tx, mesh),
-            batches,
-            plan=plan,
-            evaluate=evaluate,
-            checkpoints=checkpoints,
-            log=log,
-            train=run.train,
-            key=jax.random.key(run.seed),
-            mesh=mesh,
-            earlier=log.scores,
+        rails = loop.Rails(
+            *(plan, evaluate, saves, log, stop),
+            name_rows=partial(build.image_names, data),
+            dumps=workdir / "nonfinite",
         )
-        batches.close()
-    log.close()
-    done = int(state.step)
-    if scored_step(workdir) != done:  # stopped before the last evaluation
-        evaluate(state.best, done)
+        try:
+            state = loop.fit(
+                state,
+                build.train_step(run, tx, mesh),
+                batches,
+                rails=rails,
+                train=run.train,
+                key=jax.random.key(run.seed),
+                mesh=mesh,
+            )
+        finally:
+            batches.close()
+            log.close()
     for split, read in ((data.name, batches), (val.name, evaluator.batches)):
         if odd := build.oddities(split, read):
             print(odd)
     print(
-        f"finished {done} steps in {workdir} (this session"
+        f"finished {state.step} steps in {workdir} (this session"
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
         f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
     )
-
-
-def scored_step(workdir: Path) -> int | None:
-    """The step that `eval.json` speaks of, if there is one."""
-    path = workdir / "eval.json"
-    return json.loads(path.read_text()).get("step") if path.exists() else None
 
 
 def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:

@@ -169,10 +169,16 @@ class Evaluator:
             process_count=jax.process_count(),
         )
 
-    def results(self, variables: Variables) -> list[dict[str, Any]]:
-        """Detections of the whole split as COCO results."""
+    def results(
+        self, variables: Variables, check: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Detections of the whole split as COCO results.
+
+        `check` is called before each batch and may raise, to leave early.
+        """
 
         def predict(arrays):
+            check()
             batch = distributed.to_batch(arrays, self._mesh)
             found = self._predict(variables, batch)
             return lambda: distributed.to_host((found, batch.image_id))
@@ -213,6 +219,12 @@ def oddities(split: str, batches: loader.TrainBatches | loader.EvalBatches) -> s
     )
     found = [f"{count} {what}" for count, what in counts if count]
     return f"{split} images: {'; '.join(found)}" if found else ""
+
+
+def image_names(data: records.Dataset, rows: Sequence[int]) -> list[str]:
+    """File and id of rows of a data set, for messages; fillers (-1) left out."""
+    found = [data.records[row] for row in rows if row >= 0]
+    return [f"{record.path} (id {record.source_id!r})" for record in found]
 
 
 def train_batches(

@@ -32,6 +32,7 @@ CHOICES = {
     "model.rpn.box_loss": ("l1", "smooth_l1"),
     "model.rpn.loss_count": ("mmdet", "sampled", "slots"),
     "train.optimizer": ("sgd", "adamw"),
+    "train.on_nonfinite": ("stop", "rollback"),
     "eval.metric": ("coco", "voc07", "voc"),
     "eval.backend": ("pycocotools", "faster"),
     "model.roi.pooling": ("align", "point_align", "max"),
@@ -66,6 +67,7 @@ def validate(run: Run) -> None:
 
 def _validate_numbers(values: dict[str, Any]) -> None:
     at_least_one = ("train.batch_size", "eval.batch_size", "train.log_every")
+    at_least_one += ("train.max_nonfinite",)
     at_least_one += ("model.fpn.channels", "model.rpn.channels", "model.rpn.convs")
     at_least_one += ("model.backbone.groups", "model.backbone.group_width")
     at_least_one += ("model.roi.pool_size", "model.roi.samples", "model.rpn.samples")

@@ -206,6 +206,8 @@ class Train:
     accumulate: int = 1  # parts that a batch is computed in, one after the other
     ema: float = 0.0  # decay of averaged weights, such as 0.9998; 0 = none
     patience: int = 0  # evaluations without a better AP that end the run; 0 = off
+    max_nonfinite: int = 10  # steps in a row without effect, before ...
+    on_nonfinite: str = "stop"  # or "rollback": to the last checkpoint, once
     log_every: int = 50  # steps
     eval_every: float = 1.0  # epochs; 0 = only at the end
     checkpoint_every: int = 0  # steps; 0 = at each evaluation

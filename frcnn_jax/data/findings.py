@@ -39,6 +39,8 @@ class Finding(NamedTuple):
         """
         names, known = names or {}, isinstance(self.image, int | str)
         name = names.get(self.image) if known else None
+        if name and str(self.image).endswith(name):
+            name = None  # the id says it
         parts = [] if self.where == source else [self.where]
         if self.image is not None:
             parts.append(f"image {self.image!r}" + (f" ({name})" if name else ""))

@@ -2,11 +2,15 @@
 
 import io
 import re
+import warnings
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Pillow warns of half its limit; ours (data.max_image_pixels) has its own words.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+NO_SIZE = "it has no header of a picture, or of one far too large"  # `size` is None
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values that exchange width and height
 

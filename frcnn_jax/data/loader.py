@@ -136,19 +136,28 @@ class TrainBatches:
         rows: slice,
         start_step: int,
     ):
-        """Start the threads at `start_step`."""
+        """Keep the plan; threads start with the first batch."""
         self.schedule, self.buckets = schedule, reader.buckets
         self.max_boxes = max_boxes
         self._reader, self._rows = reader, rows
-        self._batches = iter(_threaded(schedule, self._load, reader.data, start_step))
+        self._start, self._batches = start_step, None
 
     def __iter__(self) -> Iterator[Arrays]:
         """Return itself: there is one position in the stream."""
         return self
 
     def __next__(self) -> Arrays:
-        """Return the next batch."""
+        """Return the next batch; the first call starts the threads."""
+        if self._batches is None:
+            plans = _threaded(self.schedule, self._load, self._reader.data, self._start)
+            self._batches = iter(plans)
         return next(self._batches)
+
+    def start_at(self, step: int) -> None:
+        """Begin with the batch of this step instead; before the first batch only."""
+        if self._batches is not None:
+            raise ValueError(f"start_at({step}): the batches have begun")
+        self._start = step
 
     @property
     def bad_images(self) -> int:
@@ -162,7 +171,8 @@ class TrainBatches:
 
     def close(self) -> None:
         """Stop the threads."""
-        self._batches.close()
+        if self._batches is not None:
+            self._batches.close()
 
     def _load(self, plan: batching.Plan) -> Arrays:
         reader, members = self._reader, self.schedule.members[plan.bucket]

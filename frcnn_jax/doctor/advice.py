@@ -20,7 +20,7 @@ def lines(
     """Yield advice; the first split is the one trained on."""
     for field in ("train", "val"):
         name = getattr(run.data, field)
-        if name not in known and (field == "train" or len(known) > 1):
+        if not there(name, known) and (field == "train" or len(known) > 1):
             yield (
                 f"data.{field} is {name!r}, which is not there: set it to one of"
                 f" {', '.join(known)}"
@@ -37,21 +37,28 @@ def lines(
     yield from _classes(train)
 
 
+def there(name: str, known: Sequence[str]) -> bool:
+    """Say whether a split, part "train[:9%]" or sum "a+b" of splits is there."""
+    return all(part.split("[")[0] in known for part in name.split("+"))
+
+
 def of_anchors(run: config.Run, at: AtSide) -> Iterator[str]:
     """Yield a sentence where the anchors miss too many of the objects."""
     rpn = run.model.rpn
-    bad = at.best_iou < 0.5
+    enough = max(0.5, rpn.min_positive_iou)
+    bad = at.best_iou < enough
     never = float((at.best_iou < rpn.min_positive_iou).mean())
-    if at.recall(0.5) >= POOR and never < NEVER:
+    if bad.mean() <= 1 - POOR and never < NEVER:
         return
     low, high = min(map(min, rpn.anchor_sizes)), max(map(max, rpn.anchor_sizes))
     flat, tall = min(rpn.anchor_ratios), max(rpn.anchor_ratios)
     small, large = (at.side[bad] < low).mean(), (at.side[bad] > high).mean()
     odd = ((at.ratio[bad] < flat) | (at.ratio[bad] > tall)).mean()
     yield (
-        f"at short side {at.short_side}, {bad.mean():.1%} of the objects have no anchor"
-        f" of IoU 0.5, and {never:.1%} none of {rpn.min_positive_iou:g}, which the RPN"
-        f" never learns. Of the former {small:.0%} are smaller than the smallest"
+        f"at short side {at.short_side}, {bad.mean():.1%} of the objects have no"
+        f" anchor of IoU {enough:g}, and {never:.1%} none of"
+        f" {rpn.min_positive_iou:g}, which"
+        f" the RPN never learns. Of the former {small:.0%} are smaller than the smallest"
         f" anchor ({low:g}), {large:.0%} larger than the largest ({high:g}), {odd:.0%}"
         f" of a height / width beyond {flat:g}..{tall:g}. Consider"
         f" {_remedy(small, large, odd)}"

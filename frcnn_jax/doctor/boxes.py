@@ -1,10 +1,11 @@
 """What is legal and may still be a slip: boxes nearly the same or tiny, or none."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
 
+from frcnn_jax.data.annotations import box_text
 from frcnn_jax.data.findings import Finding, Findings
 from frcnn_jax.data.records import Dataset
 
@@ -12,13 +13,18 @@ ALIKE = 0.8  # IoU above which two boxes of a class are probably one object
 TINY = 4.0  # pixels
 
 
-def note(dataset: Dataset, source: str, findings: Findings) -> None:
+def note(
+    dataset: Dataset,
+    source: str,
+    findings: Findings,
+    unread: Container[int | str] = (),
+) -> None:
     """Add images without objects, near duplicates and tiny boxes.
 
-    Crowds and boxes of no size are left alone.
+    Crowds, boxes of no size and images in `unread` (ids) are left alone.
     """
     for record in dataset.records:
-        if not len(record.boxes):
+        if not len(record.boxes) and record.source_id not in unread:
             findings.add("background", source, image=record.source_id)
     listed = [a for a in dataset.annotations["annotations"] if not a["iscrowd"]]
     boxes = np.array([a["bbox"] for a in listed], np.float64).reshape(-1, 4)
@@ -27,7 +33,7 @@ def note(dataset: Dataset, source: str, findings: Findings) -> None:
 
     def tiny(k: int) -> Finding:
         a = listed[k]
-        return Finding("tiny", source, a["image_id"], a["id"], f"bbox {a['bbox']}")
+        return Finding("tiny", source, a["image_id"], a["id"], box_text(a["bbox"]))
 
     findings.add_where("tiny", (boxes[:, 2:] < TINY).any(1), tiny)
     for one, other, iou in alike(listed, boxes):

@@ -70,7 +70,8 @@ def examine(
         if split is not first:
             _compare(first, split)
     unseen = tuple(name for name in known if name not in names)
-    numbers = [split.numbers for split in splits if split.numbers]
+    order = sorted(splits, key=lambda split: split is not first)
+    numbers = [split.numbers for split in order if split.numbers]
     found = tuple(advice.lines(run, numbers, known))
     return Report(run, kind, splits, unseen, found)
 
@@ -78,7 +79,8 @@ def examine(
 def usual(data: config.Data, known: Sequence[str]) -> tuple[str, ...]:
     """Return the splits that a run with these fields, or a reader, would ask for."""
     wanted = dict.fromkeys((data.train, data.val, *USUAL))
-    return tuple(name for name in wanted if name in known) or tuple(known)
+    there = tuple(name for name in wanted if advice.there(name, known))
+    return there or tuple(known)
 
 
 def _checked(run: config.Run, name: str, decode: bool, tell) -> Checked:
@@ -97,7 +99,9 @@ def _checked(run: config.Run, name: str, decode: bool, tell) -> Checked:
     looks = pictures.examine(found, data) if decode else pictures.examine_headers(found)
     looks = tuple(_with_progress(looks, f"{name}: pictures", len(found), tell))
     pictures.note(found, looks, findings)
-    boxes.note(dataset, examined.raw.source, findings)
+    pairs = zip(found, looks, strict=True)
+    unread = {record.source_id for record, look in pairs if not look.usable}
+    boxes.note(dataset, examined.raw.source, findings, unread)
     return Checked(name, examined, looks, statistics.of(dataset, run))
 
 

@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ from frcnn_jax.data import sources, transforms
 from frcnn_jax.data.annotations import is_number
 from frcnn_jax.data.findings import FAULTS, Finding
 from frcnn_jax.data.records import Record
-from frcnn_jax.doctor import plots, report
+from frcnn_jax.doctor import pictures, plots, report
 from frcnn_jax.doctor.check import Checked, Report
 from frcnn_jax.doctor.statistics import Statistics
 
@@ -68,6 +68,9 @@ def html(found: Report) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="verdict {_worst(found)}">{escape(report.verdict(found))}</p>',
     ]
+    if found.config:
+        told = escape(f"sizes and anchors as in {found.config}")
+        parts.append(f'<p class="soft">{told}</p>')
     if found.unseen:
         told = escape(", ".join(found.unseen))
         parts.append(f'<p class="soft">splits not looked at: {told}</p>')
@@ -75,7 +78,8 @@ def html(found: Report) -> str:
     if found.advice:
         parts.append("<h2>Advice</h2>")
         parts += [f"<p>{escape(text)}</p>" for text in found.advice]
-    parts += _findings(found)
+    with pictures.standard_error():  # damage is told on the page, not once more
+        parts += _findings(found)
     if numbers:
         parts += ["<h2>Numbers</h2>", _table(numbers)]
     for one in numbers:
@@ -169,47 +173,59 @@ def _plots(one: Statistics) -> str:
 # ---- findings ----------------------------------------------------------------------
 
 
+class _Lookup(NamedTuple):
+    """A split's records and annotations by id."""
+
+    records: dict[Any, Record]
+    annotations: dict[Any, Any]
+    max_pixels: int
+
+
+def _lookup(split: Checked, max_pixels: int) -> _Lookup:
+    dataset = split.examined.dataset
+    records = {r.source_id: r for r in dataset.records} if dataset else {}
+    listed = split.examined.raw.content["annotations"]
+    return _Lookup(records, {_id(a): a for a in listed}, max_pixels)
+
+
 def _findings(found: Report) -> Iterator[str]:
+    limit = found.run.data.max_image_pixels
+    lookups = [_lookup(split, limit) for split in found.splits]
     for policy, title in report.POLICIES.items():
         if not found.count(policy):
             continue
         yield f'<h2 class="{policy}">{escape(title.capitalize())}</h2>'
-        for split in found.splits:
+        for split, lookup in zip(found.splits, lookups, strict=True):
             for fault in split.findings.with_policy(policy):
-                yield _finding(split, fault)
+                yield _finding(split, fault, lookup)
 
 
-def _finding(split: Checked, fault: str) -> str:
-    count, places = split.findings.counts[fault], split.findings.of(fault)
-    kind = FAULTS[fault]
+def _finding(split: Checked, fault: str, lookup: _Lookup) -> str:
+    kind, count = FAULTS[fault], split.findings.counts[fault]
     texts = report.places(split, fault, PLACES)
     listed = "".join(f"<li>{escape(text)}</li>" for text in texts)
     remedy = f"<p>Remedy: {escape(kind.remedy)}.</p>" if kind.remedy else ""
     return (
-        f"<section><h3>{escape(split.name)}: {count:,}"
-        f" {escape(kind.text)}</h3>{remedy}"
-        f"{_shots(split, places)}"
-        f'<details><summary class="soft">places</summary>'
+        f"<section><h3>{escape(split.name)}: {escape(kind.text)}: {count:,}</h3>"
+        f"{remedy}"
+        f"{_shots(split.findings.of(fault), lookup)}"
+        '<details><summary class="soft">places</summary>'
         f'<ul class="places">{listed}</ul></details></section>'
     )
 
 
-def _shots(split: Checked, places: Sequence[Finding]) -> str:
+def _shots(places: Sequence[Finding], lookup: _Lookup) -> str:
     """Show the pictures of the first findings that have one, boxes marked."""
-    if split.examined.dataset is None:
-        return ""
-    by_id = {record.source_id: record for record in split.examined.dataset.records}
-    listed = {_id(a): a for a in split.examined.raw.content["annotations"]}
     shots: dict[Any, str] = {}
     for place in places:
         if len(shots) == SHOWN:
             break
-        record = by_id.get(place.image) if _plain(place.image) else None
+        record = lookup.records.get(place.image) if _plain(place.image) else None
         if record is None or place.image in shots:
             continue
-        entry = listed.get(place.annotation) if place.annotation is not None else None
-        picture = _picture(record, entry)
-        if picture:
+        entry = lookup.annotations.get(place.annotation)
+        entry = None if place.annotation is None else entry
+        if picture := _picture(record, entry, lookup.max_pixels):
             name = record.path.name
             told = escape(f"{name}: {place.detail}"[:160] if place.detail else name)
             shots[place.image] = (
@@ -229,14 +245,14 @@ def _plain(key: Any) -> bool:
     return isinstance(key, int | str)
 
 
-def _picture(record: Record, entry: dict | None) -> str:
+def _picture(record: Record, entry: dict | None, max_pixels: int) -> str:
     """Return a small JPEG of a record in base64, "" for one that cannot be read.
 
     With an annotation, the surroundings of its box, which has another colour than the
     others.
     """
     try:
-        image = transforms.read_pixels(record).image
+        image = transforms.read_pixels(record, max_pixels).image
     except transforms.BadImage:
         return ""
     marked = _corners(entry.get("bbox")) if entry else np.zeros((0, 4))
@@ -250,7 +266,7 @@ def _picture(record: Record, entry: dict | None) -> str:
         seen = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < size).all(1)
         drawn = vis.outline(drawn, boxes[seen], label)
     stream = io.BytesIO()
-    Image.fromarray(drawn).save(stream, "JPEG", quality=80)
+    Image.fromarray(drawn).save(stream, "JPEG", quality=80, subsampling=0)
     return base64.b64encode(stream.getvalue()).decode()
 
 

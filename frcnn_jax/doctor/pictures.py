@@ -65,7 +65,7 @@ def examine(records: Sequence[Record], data: config.Data) -> Iterator[Look]:
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(records), TOGETHER):
             part = records[start : start + TOGETHER]
-            with _standard_error() as said:
+            with standard_error() as said:
                 looks = list(pool.map(look, part))
             if DAMAGED in "".join(said):  # one of them: ask each alone
                 looks = [_alone(look, record) for record in part]
@@ -78,7 +78,7 @@ def examine_headers(records: Sequence[Record]) -> Iterator[Look]:
         size = headers.size(record.path)
         stated = (record.width, record.height)
         if size is None:
-            yield Look(b"", None, (("unreadable-image", "the header is no picture's"),))
+            yield Look(b"", None, (("unreadable-image", headers.NO_SIZE),))
         elif size == stated or size[::-1] == stated:  # turned: only decoding can tell
             yield Look(b"", size)
         else:
@@ -88,8 +88,11 @@ def examine_headers(records: Sequence[Record]) -> Iterator[Look]:
 def note(records: Sequence[Record], looks: Sequence[Look], findings: Findings) -> None:
     """Add the faults of the pictures, and pictures that repeat another."""
     first: dict[bytes, Record] = {}
+    known = {(place.fault, place.image) for place in findings.of("unreadable-image")}
     for record, look in zip(records, looks, strict=True):
         for fault, detail in look.faults:
+            if (fault, record.source_id) in known:
+                continue  # its header told the reader already
             findings.add(fault, record.path, image=record.source_id, detail=detail)
         if look.digest:
             other = first.setdefault(look.digest, record)
@@ -150,7 +153,7 @@ def _hidden(image: Image.Image) -> bool:
 
 
 def _alone(look, record: Record) -> Look:
-    with _standard_error() as said:
+    with standard_error() as said:
         found = look(record)
     lines = [line for line in "".join(said).splitlines() if line.startswith(DAMAGED)]
     if not lines:
@@ -159,7 +162,7 @@ def _alone(look, record: Record) -> Look:
 
 
 @contextlib.contextmanager
-def _standard_error() -> Iterator[list[str]]:
+def standard_error() -> Iterator[list[str]]:
     """Collect what libraries write to file descriptor 2; complete after the block."""
     said: list[str] = []
     with tempfile.TemporaryFile() as file:

@@ -6,6 +6,7 @@ configuration, with the other split and with the files' headers.
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 from frcnn_jax import config
 from frcnn_jax.data.findings import FAULTS
@@ -22,7 +23,7 @@ def warnings(run: config.Run, train: Dataset, val: Dataset) -> Iterator[str]:
     numbers = statistics.of(some, run)
     if len(numbers.side):
         yield from advice.of_anchors(run, numbers.at[-1])
-    both = {str(r.path) for r in train.records} & {str(r.path) for r in val.records}
+    both = _files(train) & _files(val)
     if both and train.name != val.name:
         yield (
             f"{len(both)} files are both in {train.name} and in {val.name}, first"
@@ -30,6 +31,10 @@ def warnings(run: config.Run, train: Dataset, val: Dataset) -> Iterator[str]:
         )
     for split in (train, val):
         yield from _headers(split)
+
+
+def _files(split: Dataset) -> set[str]:
+    return {str(r.path) for r in split.records if isinstance(r.path, Path)}
 
 
 def _headers(split: Dataset) -> Iterator[str]:

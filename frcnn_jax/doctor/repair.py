@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from frcnn_jax.data.annotations import is_number
+from frcnn_jax.data.annotations import box_text, is_number
 from frcnn_jax.data.findings import FAULTS
 from frcnn_jax.data.records import Stored
 from frcnn_jax.doctor.check import Checked
@@ -45,7 +45,8 @@ def repaired(split: Checked, root: Path) -> tuple[dict[str, Any], list[str]]:
     raw, log = split.examined.raw, []
     images = _images(split, root, log)
     categories, same = _categories(raw.content["categories"], log)
-    known = {image["id"]: image for image in images}
+    known = dict.fromkeys(i["id"] for i in _named(raw.content["images"]))
+    known |= {image["id"]: image for image in images}  # None: left out
     annotations: list[Entry] = []
     seen: set = set()
     for number, entry in enumerate(raw.content["annotations"]):
@@ -90,7 +91,7 @@ def _images(split: Checked, root: Path, log: list[str]) -> list[Entry]:
     seen: set = set()
     for entry, picture in zip(raw.content["images"], raw.pictures, strict=True):
         key = entry.get("id") if isinstance(entry, dict) else None
-        look = looks.get(key) if isinstance(key, int | str) else None
+        look = looks.get(key) if _is_id(key) else None
         why = _why_not(picture, look, key in seen if look else False)
         if why:
             log.append(f"image {key!r}: left out with its boxes, {why}")
@@ -104,6 +105,14 @@ def _images(split: Checked, root: Path, log: list[str]) -> list[Entry]:
             log.append(f"image {key!r}: size {was} corrected to {now}")
         images.append(image)
     return images
+
+
+def _named(entries: list[Any]) -> list[Entry]:
+    return [e for e in entries if isinstance(e, dict) and _is_id(e.get("id"))]
+
+
+def _is_id(key: Any) -> bool:
+    return isinstance(key, int | str) and not isinstance(key, bool)
 
 
 def _why_not(picture: Path | None, look: Any, again: bool) -> str:
@@ -135,8 +144,7 @@ def _categories(listed: list[Any], log: list[str]) -> tuple[list[Entry], dict]:
     same: dict[Any, Any] = {}
     for entry in listed:
         key = entry.get("id") if isinstance(entry, dict) else None
-        good = isinstance(key, int | str) and not isinstance(key, bool)
-        if not good or key in same:
+        if not _is_id(key) or key in same:
             log.append(f"category {entry!r}: left out, without an id of its own")
             continue
         name = entry.get("name")
@@ -164,19 +172,21 @@ def _annotation(
         return None, [f"left out, the bbox is {box!r}"]
     for name, table in (("image_id", images), ("category_id", same)):
         key = entry.get(name)
-        if not isinstance(key, int | str) or key not in table:
+        if not _is_id(key) or key not in table:
             return None, [f"left out, the {name} {key!r} is not listed"]
     image = images[entry["image_id"]]
+    if image is None:
+        return None, ["left out with its image"]
     size = (image["width"], image["height"])
     notes, moved = [], False
     for told, mended in _mended(box, size, split.findings.counts):
-        notes.append(f"bbox {_short(box)} {told} {_short(mended)}")
+        notes.append(f"{box_text(box)} {told} {box_text(mended)}")
         moved |= told != CLIPPED
         box = mended
     if box[2] <= 0 or box[3] <= 0:
         return None, [
             *notes,
-            f"left out, the bbox {_short(box)} has no area in the image",
+            f"left out, the {box_text(box)} has no area in the image",
         ]
     made = {**entry, "bbox": box, "category_id": same[entry["category_id"]]}
     # A clipped box keeps its area, as in scoring: it may be that of a mask.
@@ -210,10 +220,6 @@ def _mended(
     inside = [*low, high[0] - low[0], high[1] - low[1]]
     if any(abs(a - b) > 1e-6 for a, b in zip(inside, box, strict=True)):
         yield CLIPPED, inside
-
-
-def _short(box: list[float]) -> str:
-    return "[" + ", ".join(f"{side:g}" for side in box) + "]"
 
 
 def _number(annotations: list[Entry], log: list[str]) -> None:

@@ -56,11 +56,11 @@ def verdict(report: Report) -> str:
     errors, rest = report.count("error"), report.count("warn") + report.count("fix")
     if errors:
         return (
-            f"verdict: {errors} errors. Correct them, or write a repaired copy with"
-            " --fix=OUT.json, before you train"
+            f"verdict: not ready, errors found: {errors}. Correct them, or write a"
+            " repaired copy with --split=NAME --fix=OUT.json, before you train"
         )
     if rest:
-        return f"verdict: ready for training; {rest} oddities are worth a look"
+        return f"verdict: ready for training; oddities worth a look: {rest}"
     return "verdict: ready for training; nothing odd was found"
 
 
@@ -139,7 +139,7 @@ def _findings(split: Checked, policy: str) -> Iterator[str]:
     for fault in split.findings.with_policy(policy):
         kind, count = FAULTS[fault], split.findings.counts[fault]
         remedy = f" ({kind.remedy})" if kind.remedy else ""
-        yield _wrapped(f"{split.name}: {count:,} {kind.text}{remedy}", "  ")
+        yield _wrapped(f"{split.name}: {kind.text}: {count:,}{remedy}", "  ")
         yield from (f"    {text}" for text in places(split, fault, PLACES))
 
 

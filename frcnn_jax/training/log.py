@@ -16,6 +16,7 @@ SHOWN = {
     "loss_cls": "cls",
     "loss_bbox": "box",
 }
+SCORE = "eval/AP"
 
 
 class MetricLog:
@@ -25,13 +26,13 @@ class MetricLog:
         """Opens the file; TensorBoard events go to `workdir/tensorboard`.
 
         Lines of later steps than `start_step` go: the steps will be done again. `quiet`
-        writes nothing, for all processes of a run but one. `scores` are the APs of the
-        evaluations up to `start_step`.
+        writes nothing, for all processes of a run but one.
         """
         path = Path(os.devnull) if quiet else Path(workdir) / "metrics.jsonl"
+        # Read by every process, so that all know the same scores.
+        self._scores = _scores(Path(workdir) / "metrics.jsonl", start_step)
         if path.is_file():
             _forget_after(path, start_step)
-        self.scores = scores(Path(workdir) / "metrics.jsonl", start_step)
         self._file: TextIO = open(path, "a")
         folder = Path(workdir) / "tensorboard"
         self._tensorboard = None if quiet else _tensorboard(folder)
@@ -41,6 +42,8 @@ class MetricLog:
 
         None becomes null, and so do NaN and infinity, which JSON does not have.
         """
+        if SCORE in values:
+            self._scores[step] = values[SCORE]
         numbers = {k: v for k, v in values.items() if v is None or _is_number(v)}
         numbers = {k: v if _is_finite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
@@ -50,11 +53,21 @@ class MetricLog:
                 if value is not None:
                     self._tensorboard.add_scalar(name, value, step)
 
+    def scores(self) -> dict[int, float | None]:
+        """{step: AP} of the evaluations so far; None where AP does not exist."""
+        return dict(self._scores)
+
     def close(self) -> None:
         """Writes what is left."""
         self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+
+def _scores(path: Path, step: int) -> dict[int, float | None]:
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {x["step"]: x[SCORE] for x in found if SCORE in x and x["step"] <= step}
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -66,16 +79,6 @@ def _forget_after(path: Path, step: int) -> None:
     new = path.with_suffix(".tmp")
     new.write_text("".join(kept))
     new.replace(path)
-
-
-def scores(path: Path, step: int) -> list[float | None]:
-    """The APs in a metrics.jsonl up to a step, in order; [] without the file."""
-    if not path.is_file():
-        return []
-    text = path.read_text().splitlines(keepends=True)
-    lines = [json.loads(line) for line in text if line.endswith("\n")]
-    own = [x for x in lines if "eval/AP" in x and x["step"] <= step]
-    return [x["eval/AP"] for x in own]
 
 
 def device_memory() -> dict[str, float]:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,11 @@ import numpy as np
 from frcnn_jax import config
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.distributed import to_batch
+from frcnn_jax.training.guard import Guard, Taken
 from frcnn_jax.training.log import Clock, MetricLog, device_memory, progress_line
 from frcnn_jax.training.state import TrainState
+from frcnn_jax.training.stop import Stop, Stopped
+from frcnn_jax.training.watch import Watch
 from frcnn_jax.types import Variables
 
 
@@ -26,8 +30,16 @@ class Plan(NamedTuple):
     checkpoint_steps: frozenset[int]
 
 
-class NonFinite(ArithmeticError):
-    """A loss became NaN or infinite."""
+class Rails(NamedTuple):
+    """What a run has around its steps."""
+
+    plan: Plan
+    evaluate: Callable[[Variables, int], Mapping[str, Any]]
+    checkpoints: Checkpoints
+    log: MetricLog
+    stop: Stop
+    name_rows: Callable[[np.ndarray], Sequence[str]]  # rows of the data set -> images
+    dumps: Path  # folder for batches that were not finite
 
 
 def fit(
@@ -35,36 +47,37 @@ def fit(
     step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
     batches: Iterator[dict[str, np.ndarray]],
     *,
-    plan: Plan,
-    evaluate: Callable[[Variables, int], Mapping[str, Any]],
-    checkpoints: Checkpoints,
-    log: MetricLog,
+    rails: Rails,
     train: config.Train,
     key: jax.Array,
     mesh: jax.sharding.Mesh,
-    earlier: Sequence[float] = (),
 ) -> TrainState:
-    """Trains from `state` to `plan.total` steps, or until patience ends.
-
-    `earlier` are the APs of evaluations before this session.
+    """Trains from `state` to the plan's last step, or until patience ends.
 
     `batches` must begin with the batch of `state.step`. One step is in flight while the
     next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    Errors: NonFinite, naming step, terms and images, at the next report or save, so
-    that a broken state never replaces a good one.
+    An evaluation that was cut off is done first. `guard`: steps that are not finite.
+    Errors: NonFinite after `train.max_nonfinite` of those in a row, Stopped when told
+    to; in both cases the state is saved. SaveFailed.
     """
-    done, clock, metrics, started = int(state.step), Clock(), None, None
-    scores = list(earlier)
-    while done < plan.total and not exhausted(scores, train.patience):
+    plan, clock, started, last = rails.plan, Clock(), None, None
+    done, guard, watch = int(state.step), Guard(rails, train), Watch()
+    _evaluate_if_due(state, done, rails)
+    while done < plan.total and not exhausted(rails.log.scores(), train.patience):
         # Fetch
-        arrays, data, idle = _fetch(batches, metrics)
+        with watch.on(f"the data of step {done + 1}"):
+            arrays, data, idle = _fetch(batches, last and last.metrics)
         batch = to_batch(arrays, mesh)
 
         # Step: wait for the one before, so that at most two are in flight
-        before = metrics
+        before = last
         state, metrics = step_fn(state, batch, key)
         done += 1
-        clock.count(train.batch_size, idle, data=data, device=_wait(before))
+        last = Taken(done, metrics, arrays)
+        with watch.on(f"step {done - 1} on the device"):
+            device = _wait(before and before.metrics)
+            state = guard.look(before, state)
+        clock.count(train.batch_size, idle, data=data, device=device)
         if started is None:  # the first step compiles; it says nothing about speed
             jax.block_until_ready(metrics)
             started = time.perf_counter(), done
@@ -72,49 +85,82 @@ def fit(
 
         # Log
         if done % train.log_every == 0 or done == plan.total:
-            values = _report(metrics, clock, plan, done, arrays["image_id"])
-            left = _seconds_left(started, done, plan.total)
-            _say(done, plan.total, values, left, log)
-            clock.reset()
+            state = guard.look(last, state)
+            _log(last, rails, clock, started)
 
         # Save
-        if done in plan.checkpoint_steps:
-            _finite(metrics, done, arrays["image_id"])
-            checkpoints.save(state)
+        stopping = rails.stop.now(done)
+        if stopping or done in plan.checkpoint_steps:
+            state = guard.look(last, state)
+            rails.checkpoints.save(state)
+        if stopping:
+            rails.checkpoints.wait()
+            raise rails.stop.error(f"after step {done} of {plan.total}, which is saved")
 
         # Evaluate
         if done in plan.eval_steps:
-            found = evaluate(state.best, done)
-            log.write(done, _scores(found))
-            scores.append(found["AP"])
+            _evaluate(state, done, rails)
             clock.reset()
     return state
 
 
-def _say(done: int, total: int, values, seconds_left: float, log: MetricLog) -> None:
-    print(progress_line(done, total, values, seconds_left=seconds_left), flush=True)
-    log.write(done, values)
+def _log(taken: Taken, rails: Rails, clock: Clock, started: tuple[float, int]) -> None:
+    """Report a step, and begin the next interval."""
+    done, total = taken.step, rails.plan.total
+    values = _report(taken.metrics, clock, rails.plan, done)
+    left = _seconds_left(started, done, total)
+    print(progress_line(done, total, values, seconds_left=left), flush=True)
+    rails.log.write(done, values)
+    clock.reset()
 
 
-def exhausted(scores: Sequence[float | None], patience: int) -> bool:
-    """Whether the last `patience` scores are all no better than one before; 0 = never.
+def _evaluate_if_due(state: TrainState, done: int, rails: Rails) -> None:
+    """Catch up on what a kill between a save and its evaluation left undone."""
+    scored = rails.log.scores()
+    if done in rails.plan.eval_steps and done not in scored:
+        _evaluate(state, done, rails)
+    elif done and scored.get(done) is not None and done == best(scored):
+        rails.checkpoints.save_best(state)
 
-    A score of None (nothing to find) is below all others. Says so when it is.
+
+def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
+    """Score, log, and keep what is best so far; told to stop, save instead."""
+    try:
+        found = rails.evaluate(state.best, done)
+    except Stopped:
+        rails.checkpoints.save(state)
+        rails.checkpoints.wait()
+        raise
+    rails.log.write(done, _figures(found))
+    if best(rails.log.scores()) == done:
+        rails.checkpoints.save_best(state)
+
+
+def best(scores: Mapping[int, float | None]) -> int | None:
+    """The step of the highest AP, the first of equal ones; None without any."""
+    known = {step: ap for step, ap in scores.items() if ap is not None}
+    return max(known, key=known.get) if known else None
+
+
+def exhausted(scores: Mapping[int, float | None], patience: int) -> bool:
+    """Whether the last `patience` APs are all no better than one before; 0 = never.
+
+    An AP of None is below all others. Says so when it is.
     """
-    values = [-math.inf if score is None else score for score in scores]
+    values = [-math.inf if ap is None else ap for _, ap in sorted(scores.items())]
     if not patience or len(values) <= patience:
         return False
-    best = values.index(max(values))
-    if len(values) - 1 - best < patience:
+    first = values.index(max(values))
+    if len(values) - 1 - first < patience:
         return False
     print(
-        f"stopping early: AP {values[best]:.4f} of evaluation {best + 1} was not"
+        f"stopping early: AP {values[first]:.4f} of evaluation {first + 1} was not"
         f" bettered in the {patience} after it (train.patience)"
     )
     return True
 
 
-def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of an evaluation as the log has them, each class's AP too."""
     flat = {f"eval/{k}": v for k, v in found.items() if k != "step"}
     classes = found.get("per_class", {}).items()
@@ -137,32 +183,15 @@ def _wait(arrays: Any) -> float:
     return time.perf_counter() - start
 
 
-def _report(
-    metrics, clock: Clock, plan: Plan, done: int, image_ids
-) -> dict[str, float]:
+def _report(metrics, clock: Clock, plan: Plan, done: int) -> dict[str, float]:
     clock.waited(_wait(metrics))
-    values = _finite(metrics, done, image_ids) | clock.report() | device_memory()
-    # Skipped steps do not move the optimiser's own count, which the rate follows.
-    taken = done - int(values.get("skipped_steps", 0))
-    rate = float(plan.rate(max(taken - 1, 0)))
-    return values | {"lr": rate, "epoch": plan.epoch_of(done)}
-
-
-def _finite(metrics, done: int, image_ids) -> dict[str, float]:
-    """The metrics as numbers, if they are.
-
-    With a loss scale a step that overflows is skipped, which is no error until halving
-    has taken the scale below 1: then the loss itself is broken.
-    """
     values = {name: float(value) for name, value in metrics.items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken and values.get("loss_scale", 0.0) < 1.0:
-        raise NonFinite(
-            f"{', '.join(broken)} not finite at step {done}; rows of the data set in"
-            f" this batch: {image_ids.tolist()}. Look at these images' boxes, or lower"
-            " train.lr"
-        )
-    return values
+    values |= clock.report() | device_memory()
+    # Skipped steps do not move the optimiser's own count, which the rate follows.
+    taken = done - int(values["skipped_steps"])
+    rate = float(plan.rate(max(taken - 1, 0)))
+    del values["finite"]
+    return values | {"lr": rate, "epoch": plan.epoch_of(done)}
 
 
 def _seconds_left(started: tuple[float, int], done: int, total: int) -> float:

@@ -17,6 +17,7 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32
     variables: Variables
     opt_state: Any
+    skipped: jax.Array  # int32, steps without effect: something was not finite
     loss_scale: LossScale | None = None  # None: the loss is differentiated as it is
     ema: Variables | None = None  # averaged over steps; None: no average is kept
 
@@ -39,8 +40,9 @@ def create(
     With `averaged` the average begins as a copy of the variables.
     """
     trainable, _ = optimizer.split(variables["params"], freeze)
+    start, skipped = jnp.int32(0), jnp.int32(0)
     ema = jax.tree.map(jnp.copy, variables) if averaged else None
-    return TrainState(jnp.int32(0), variables, tx.init(trainable), loss_scale, ema)
+    return TrainState(start, variables, tx.init(trainable), skipped, loss_scale, ema)
 
 
 def average(ema: Variables, new: Variables, step: jax.Array, decay: float) -> Variables:

@@ -34,8 +34,9 @@ def make_train_step(
 
     `key` is the run's key; the step number is folded in here. Metrics are scalars over
     the global batch. Only trainable parameters are differentiated, so nothing is
-    computed backwards below the frozen stages. With a loss scale in the state, a step
-    whose global gradient is not finite changes nothing but step number and scale.
+    computed backwards below the frozen stages. A step whose loss or global gradient is
+    not finite changes nothing but the step number, the count of such steps and the loss
+    scale, if there is one; "finite" among the metrics says so.
     `ema` is the decay of `state.ema`, if any; `parts`: see `_in_parts`.
     """
 
@@ -73,25 +74,27 @@ def make_train_step(
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["update_norm"] = optax.tree.norm(changes)
         mean = state.ema and average(state.ema, variables, state.step, ema)
-        after = TrainState(state.step + 1, variables, opt_state, ema=mean)
-        if state.loss_scale is None:
-            return after, metrics
-        return _settled(state, after, metrics)
+        return _settled(state, (variables, opt_state, mean), metrics)
 
     return step
 
 
-def _settled(before: TrainState, after: TrainState, metrics: dict):
-    """The new state if its gradient was finite, else the old one; scale adjusted."""
-    finite = jnp.isfinite(metrics["grad_norm"])
+def _settled(before: TrainState, after: tuple, metrics: dict):
+    """The state with variables, optimiser state and average of `after` if finite."""
+    finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
     variables, opt_state, ema = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (after.variables, after.opt_state, after.ema),
+        after,
         (before.variables, before.opt_state, before.ema),
     )
-    scale = loss_scale.adjusted(before.loss_scale, finite)
-    metrics |= {"loss_scale": scale.value, "skipped_steps": scale.skipped}
-    return TrainState(after.step, variables, opt_state, scale, ema), metrics
+    skipped = before.skipped + ~finite
+    metrics |= {"finite": finite, "skipped_steps": skipped}
+    scale = before.loss_scale
+    if scale is not None:
+        scale = loss_scale.adjusted(scale, finite)
+        metrics["loss_scale"] = scale.value
+    number = before.step + 1
+    return TrainState(number, variables, opt_state, skipped, scale, ema), metrics
 
 
 def _in_parts(gradient: Callable, collections: Variables, batch: Batch, parts: int):

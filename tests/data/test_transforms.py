@@ -92,6 +92,59 @@ def test_sixteen_bits_are_scaled(file):
     np.testing.assert_array_equal(transforms.decode(file(content)), gradient())
 
 
+def test_sixteen_bits_of_grey_are_scaled(file):
+    grey = Image.fromarray(gradient()[..., 1].astype(np.uint16) * 257)
+    expected = np.repeat(gradient()[..., 1:2], 3, axis=2)
+    for kind in ("PNG", "TIFF"):
+        decoded = transforms.decode(file(encode(grey, kind)))
+        np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+def test_four_inks_become_rgb(file, transform):
+    y, x = np.mgrid[:60, :80] / 12
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1)
+    picture = Image.fromarray((128 + 100 * waves).astype(np.uint8)).convert("CMYK")
+    content = bytearray(encode(picture, "JPEG", quality=95))
+    content[content.index(b"Adobe") + 11] = transform  # how its four inks are coded
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    decoded = transforms.decode(file(bytes(content)))
+    assert np.abs(decoded.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "MPO", "PNG"])
+def test_of_several_frames_the_first_is_taken(file, kind):
+    first, second = (Image.new("RGB", (30, 20), (s, s, s)) for s in (10, 200))
+    content = encode(first, kind, save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    decoded = transforms.decode(file(content))
+    assert decoded.shape == (20, 30, 3) and np.abs(decoded - 10.0).max() <= 1
+
+
+def test_floats_are_refused(file):
+    content = encode(Image.fromarray(np.ones((6, 8), np.float32)), "TIFF")
+    with pytest.raises(BadImage, match="TIFF damaged, or .* 32 bits or floats"):
+        transforms.decode(file(content))
+
+
+def test_pixels_are_counted_before_they_are_decoded(file):
+    path = file(encode(Image.new("1", (20_000, 10_000))))  # 25 kB
+    with pytest.raises(BadImage, match=r"200,000,000 pixels, and data.max_image") as e:
+        transforms.read_pixels(record(path, (10_000, 20_000)))
+    assert e.value.fault == "too-many-pixels"
+    small = file(encode(gradient()), "small.png")
+    with pytest.raises(BadImage, match="4,800 pixels"):
+        transforms.decode(small, 4799)
+    assert transforms.decode(small, 4800).shape == (60, 80, 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_picture_is_read(file):
+    content = encode(Image.new("L", (10_000, 10_000), 7), "JPEG")
+    decoded = transforms.decode(file(content))
+    assert decoded.shape == (10_000, 10_000, 3) and decoded[5000, 5000, 1] == 7
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(file, orientation):
     content = encode(gradient(), "JPEG", quality=95, exif=exif(orientation))

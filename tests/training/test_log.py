@@ -123,17 +123,3 @@ def test_the_time_of_a_step_is_split_in_three():
     clock.count(8, 0.0)
     time.sleep(0.01)
     assert clock.report()["host_s"] >= 0.01
-
-
-def test_scores_of_before_are_read_up_to_a_step(tmp_path):
-    log = MetricLog(tmp_path, 0)
-    assert log.scores == []
-    for number, score in ((1, 0.1), (2, None), (3, 0.3)):
-        log.write(number, {"loss": 1.0})
-        log.write(number, {"eval/AP": score})
-    log.close()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 1, "eval/AP"')  # cut short by a kill
-    quiet = MetricLog(tmp_path, 2, quiet=True)
-    assert quiet.scores == [0.1, None]
-    quiet.close()
