@@ -15,7 +15,7 @@ from frcnn_jax import build, cli, config, dry_run, labels, runs
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
-from frcnn_jax.training import devices, distributed, loop, schedule, step
+from frcnn_jax.training import devices, distributed, loop, schedule
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
 from frcnn_jax.training.stop import Stop
@@ -27,6 +27,10 @@ flags.DEFINE_string("workdir", None, "Folder of this run.")
 flags.DEFINE_integer("devices", 0, "Use only the first N devices; 0 = all.")
 flags.DEFINE_bool("dry_run", False, "Compile, say what the run needs, and end.")
 flags.DEFINE_bool("distributed", False, "Join the processes of a pod or SLURM job.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where none is found.")
+flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+flags.DEFINE_integer("lost_after", 100, "Seconds of silence that make a process lost.")
 
 
 def main(argv: list[str]) -> None:
@@ -34,13 +38,15 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir is None and not FLAGS.dry_run:
         raise ValueError("name the folder of this run with --workdir=DIR")
     run = cli.checked(FLAGS.config)
-    if FLAGS.distributed:
-        distributed.join()
+    who = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+    if FLAGS.distributed or who != (None, None, None):
+        distributed.join(*who, lost_after=FLAGS.lost_after)
     devices.check(FLAGS.require)
     if FLAGS.dry_run:
         mesh = distributed.make_mesh(FLAGS.devices)
         print(dry_run.table(dry_run.needs(run, mesh), run, mesh))
-    else:
+        return
+    with distributed.ending_together():
         train(run, Path(FLAGS.workdir), FLAGS.devices)
 
 
@@ -64,7 +70,9 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         print(score.table(metrics), flush=True)
         if first:
             score.save(metrics, workdir / "eval.json")
-        return metrics
+        if losses := evaluator.losses(variables):
+            print(f"loss on {val.name}: {losses['loss']:.4f}", flush=True)
+        return metrics | losses
 
     with Stop() as stop, Checkpoints(workdir, run.train.keep_checkpoints) as saves:
         saved = saves.latest
@@ -81,18 +89,15 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         batches.start_at(int(state.step))
         log = MetricLog(workdir, int(state.step), quiet=not first)
         describe(run, state, batches, plan, mesh)
-        step_fn = step.make_train_step(
-            build.detector(run.model), tx, run.train.freeze, mesh
-        )
         rails = loop.Rails(
             *(plan, evaluate, saves, log, stop),
             name_rows=partial(build.image_names, data),
             dumps=workdir / "nonfinite",
         )
         try:
-            loop.fit(
+            state = loop.fit(
                 state,
-                step_fn,
+                build.train_step(run, tx, mesh),
                 batches,
                 rails=rails,
                 train=run.train,
@@ -106,7 +111,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         if odd := build.oddities(split, read):
             print(odd)
     print(
-        f"finished {plan.total} steps in {workdir} (this session"
+        f"finished {state.step} steps in {workdir} (this session"
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
         f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
     )

@@ -63,11 +63,6 @@ def needs(run: config.Run, mesh: Mesh) -> Needs:
             "--dry_run reads no data, and model.num_classes is 0 (taken from the data):"
             " set it with --config.model.num_classes=N"
         )
-    if run.train.batch_size % mesh.size:
-        raise ValueError(
-            f"train.batch_size {run.train.batch_size} does not divide by the"
-            f" {mesh.size} devices"
-        )
     (canvases, notes), (steps, note) = buckets(run.data), count_steps(run)
     if not run.data.max_boxes:
         notes += (f"{ASSUMED_BOXES} rows of boxes an image (data.max_boxes is 0)",)
@@ -148,11 +143,12 @@ def training(run: config.Run, mesh: Mesh) -> tuple[Any, int, Any]:
         scale = None
         if run.model.dtype == "float16":
             scale = loss_scale.start(run.train.loss_scale)
-        return create(build.fresh_variables(run), tx, run.train.freeze, scale)
+        variables, averaged = build.fresh_variables(run), run.train.ema > 0
+        return create(variables, tx, run.train.freeze, scale, averaged=averaged)
 
     state = placed(jax.eval_shape(start), NamedSharding(mesh, P()))
     trainable, _ = optimizer.split(state.variables["params"], run.train.freeze)
-    take = step.make_train_step(build.detector(run.model), tx, run.train.freeze, mesh)
+    take = build.train_step(run, tx, mesh)
     return state, sum(x.size for x in trainable.values()), take
 
 

@@ -72,7 +72,7 @@ def _validate_numbers(values: dict[str, Any]) -> None:
     at_least_one += ("model.backbone.groups", "model.backbone.group_width")
     at_least_one += ("model.roi.pool_size", "model.roi.samples", "model.rpn.samples")
     at_least_one += ("model.roi.max_detections", "data.threads", "data.prefetch")
-    at_least_one += ("data.max_image_pixels",)
+    at_least_one += ("data.max_image_pixels", "train.accumulate")
     for name in at_least_one:
         if values.get(name, 1) < 1:
             _fail(name, values[name], "must be 1 or more")
@@ -84,6 +84,7 @@ def _validate_numbers(values: dict[str, Any]) -> None:
             _fail(name, values[name], "must lie in 0..1")
     not_negative = ("train.lr", "train.warmup_steps", "train.weight_decay", "seed")
     not_negative += ("data.brightness", "data.contrast", "data.saturation", "data.hue")
+    not_negative += ("train.patience",)
     not_negative += ("train.bias_rate", "train.clip_norm", "model.roi.sampling_ratio")
     for name in not_negative:
         if values[name] < 0:
@@ -109,6 +110,11 @@ def _validate_training(run: Run) -> None:
         if not all(0 <= value < 1 for value in values):
             value = getattr(train, name)
             _fail(f"train.{name}", value, "must lie in 0..1, below 1")
+    if not 0 <= train.ema < 1:
+        _fail("train.ema", train.ema, "must lie in 0..1, below 1")
+    if train.batch_size % train.accumulate:
+        rule = f"must divide train.batch_size, which is {train.batch_size}"
+        _fail("train.accumulate", train.accumulate, rule)
     if run.model.dtype == "float16" and not 1 <= train.loss_scale < math.inf:
         rule = "model.dtype float16 needs a scale of 1 or more, such as 65536"
         _fail("train.loss_scale", train.loss_scale, rule)

@@ -203,6 +203,9 @@ class Train:
     loss_scale: float = 65536.0
     # Patterns of whole parameter paths (regular expressions) that do not learn.
     freeze: tuple[str, ...] = ("backbone/(stem|layer1)/.*",)
+    accumulate: int = 1  # parts that a batch is computed in, one after the other
+    ema: float = 0.0  # decay of averaged weights, such as 0.9998; 0 = none
+    patience: int = 0  # evaluations without a better AP that end the run; 0 = off
     max_nonfinite: int = 10  # steps in a row without effect, before ...
     on_nonfinite: str = "stop"  # or "rollback": to the last checkpoint, once
     log_every: int = 50  # steps
@@ -218,6 +221,7 @@ class Eval:
     metric: str = "coco"  # or "voc07" (11 recalls), "voc" (area), both at IoU 0.5
     backend: str = "pycocotools"  # of the COCO metric; or "faster": faster-coco-eval
     split: str = ""  # "" = data.val
+    loss: bool = False  # the training loss on these images too
     batch_size: int = 8  # images per step over all devices
     max_pictures: int = 16  # drawn by the demo and by eval.py --pictures
 

@@ -1,9 +1,10 @@
 """Saving and restoring, by Orbax: atomic, in the background, the last few and the best.
 
 A checkpoint has parts, so that evaluation reads no optimiser state: "variables",
-"optimizer", "counts", and "loss_scale" where the run has one. The step is its name;
-the best one has variables only, in `best` beside `checkpoints`. One that cannot be read
-is set aside in `damaged`, and the one before it is used.
+"optimizer", "counts", and "loss_scale" and "ema" where there are such. The step is its
+name; the best one has variables only (the averaged ones), in `best` beside
+`checkpoints`. One that cannot be read is set aside in `damaged`, and the one before it
+is used.
 
 Not here: what a run's configuration was (see `runs`).
 """
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from frcnn_jax.training.state import TrainState
 from frcnn_jax.types import Variables
@@ -77,6 +79,8 @@ class Checkpoints:
         }
         if state.loss_scale is not None:
             parts["loss_scale"] = ocp.args.StandardSave(state.loss_scale)
+        if state.ema is not None:
+            parts["ema"] = ocp.args.StandardSave(state.ema)
         try:
             self._manager.save(step, args=ocp.args.Composite(**parts))
         except Exception as error:
@@ -107,7 +111,7 @@ class Checkpoints:
         for old in self._best.all_steps():
             if old >= step:  # of steps that a resumed run takes again
                 self._best.delete(old)
-        args = ocp.args.Composite(variables=ocp.args.StandardSave(state.variables))
+        args = ocp.args.Composite(variables=ocp.args.StandardSave(state.best))
         try:
             self._best.save(step, args=args)
             self._best.wait_until_finished()
@@ -118,7 +122,7 @@ class Checkpoints:
         """The newest state that can be read, placed as `like` is.
 
         Prints which are damaged and why; they are set aside. Errors: FileNotFoundError
-        where none is left.
+        where none is left. An average that was not saved begins with the variables.
         """
         ocp = _orbax()
         parts = {
@@ -128,7 +132,12 @@ class Checkpoints:
         }
         if like.loss_scale is not None:
             parts["loss_scale"] = ocp.args.StandardRestore(_shapes(like.loss_scale))
+        if like.ema is not None and self._averaged():
+            parts["ema"] = ocp.args.StandardRestore(_shapes(like.ema))
         found, step = self._newest(ocp.args.Composite(**parts))
+        ema = found.get("ema")
+        if like.ema is not None and ema is None:
+            ema = jax.tree.map(jnp.copy, found["variables"])
         number = jax.device_put(like.step * 0 + step, like.step.sharding)
         return TrainState(
             number,
@@ -136,12 +145,15 @@ class Checkpoints:
             found["optimizer"],
             found["counts"]["skipped"],
             found.get("loss_scale"),
+            ema,
         )
 
     def restore_variables(
         self, like: Variables, which: str = LATEST
     ) -> tuple[Variables, int]:
         """Variables placed as `like` is, and their step: the newest, or the best.
+
+        The averaged ones where the run keeps an average.
 
         Errors: FileNotFoundError where there are none.
         """
@@ -155,8 +167,14 @@ class Checkpoints:
             best = _manager(self.workdir / BEST, 1)
             step = best.latest_step()
             return best.restore(step, args=args)["variables"], step
-        found, step = self._newest(args)
-        return found["variables"], step
+        name = "ema" if self._averaged() else "variables"
+        part = {name: ocp.args.StandardRestore(_shapes(like))}
+        found, step = self._newest(ocp.args.Composite(**part))
+        return found[name], step
+
+    def _averaged(self) -> bool:
+        """Whether the newest checkpoint has averaged variables."""
+        return (self.folder / str(self.latest) / "ema").is_dir()
 
     def _newest(self, args: Any) -> tuple[Any, int]:
         """Restore the newest step that can be, setting aside those that cannot."""

@@ -1,5 +1,6 @@
 """The one page: batches in, steps, log, checkpoints, evaluation."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from frcnn_jax import config
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.distributed import to_batch
 from frcnn_jax.training.guard import Guard, Taken
-from frcnn_jax.training.log import Clock, MetricLog, progress_line
+from frcnn_jax.training.log import Clock, MetricLog, device_memory, progress_line
 from frcnn_jax.training.state import TrainState
 from frcnn_jax.training.stop import Stop, Stopped
 from frcnn_jax.training.watch import Watch
@@ -51,22 +52,21 @@ def fit(
     key: jax.Array,
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
-    """Trains from `state` to the plan's last step.
+    """Trains from `state` to the plan's last step, or until patience ends.
 
     `batches` must begin with the batch of `state.step`. One step is in flight while the
     next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    An evaluation that was cut off is done first. See `guard` for steps that are not
-    finite.
+    An evaluation that was cut off is done first. `guard`: steps that are not finite.
     Errors: NonFinite after `train.max_nonfinite` of those in a row, Stopped when told
     to; in both cases the state is saved. SaveFailed.
     """
     plan, clock, started, last = rails.plan, Clock(), None, None
     done, guard, watch = int(state.step), Guard(rails, train), Watch()
     _evaluate_if_due(state, done, rails)
-    while done < plan.total:
+    while done < plan.total and not exhausted(rails.log.scores(), train.patience):
         # Fetch
         with watch.on(f"the data of step {done + 1}"):
-            arrays, idle = _fetch(batches, last and last.metrics)
+            arrays, data, idle = _fetch(batches, last and last.metrics)
         batch = to_batch(arrays, mesh)
 
         # Step: wait for the one before, so that at most two are in flight
@@ -75,8 +75,9 @@ def fit(
         done += 1
         last = Taken(done, metrics, arrays)
         with watch.on(f"step {done - 1} on the device"):
+            device = _wait(before and before.metrics)
             state = guard.look(before, state)
-        clock.count(train.batch_size, idle)
+        clock.count(train.batch_size, idle, data=data, device=device)
         if started is None:  # the first step compiles; it says nothing about speed
             jax.block_until_ready(metrics)
             started = time.perf_counter(), done
@@ -125,12 +126,12 @@ def _evaluate_if_due(state: TrainState, done: int, rails: Rails) -> None:
 def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
     """Score, log, and keep what is best so far; told to stop, save instead."""
     try:
-        found = rails.evaluate(state.variables, done)
+        found = rails.evaluate(state.best, done)
     except Stopped:
         rails.checkpoints.save(state)
         rails.checkpoints.wait()
         raise
-    rails.log.write(done, {f"eval/{k}": v for k, v in found.items() if k != "step"})
+    rails.log.write(done, _figures(found))
     if best(rails.log.scores()) == done:
         rails.checkpoints.save_best(state)
 
@@ -141,17 +142,51 @@ def best(scores: Mapping[int, float | None]) -> int | None:
     return max(known, key=known.get) if known else None
 
 
+def exhausted(scores: Mapping[int, float | None], patience: int) -> bool:
+    """Whether the last `patience` APs are all no better than one before; 0 = never.
+
+    An AP of None is below all others. Says so when it is.
+    """
+    values = [-math.inf if ap is None else ap for _, ap in sorted(scores.items())]
+    if not patience or len(values) <= patience:
+        return False
+    first = values.index(max(values))
+    if len(values) - 1 - first < patience:
+        return False
+    print(
+        f"stopping early: AP {values[first]:.4f} of evaluation {first + 1} was not"
+        f" bettered in the {patience} after it (train.patience)"
+    )
+    return True
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of an evaluation as the log has them, each class's AP too."""
+    flat = {f"eval/{k}": v for k, v in found.items() if k != "step"}
+    classes = found.get("per_class", {}).items()
+    return flat | {f"eval/AP/{name}": row["AP"] for name, row in classes}
+
+
 def _fetch(batches, metrics):
-    """The next batch, and for how long the device waited for it."""
+    """The next batch, and for how long the host and the device waited for it."""
     start = time.perf_counter()
     arrays = next(batches)
     waited = time.perf_counter() - start
     device_idle = metrics is None or metrics["loss"].is_ready()
-    return arrays, waited if device_idle else 0.0
+    return arrays, waited, waited if device_idle else 0.0
+
+
+def _wait(arrays: Any) -> float:
+    """Seconds until the device has these."""
+    start = time.perf_counter()
+    jax.block_until_ready(arrays)
+    return time.perf_counter() - start
 
 
 def _report(metrics, clock: Clock, plan: Plan, done: int) -> dict[str, float]:
-    values = {name: float(value) for name, value in metrics.items()} | clock.report()
+    clock.waited(_wait(metrics))
+    values = {name: float(value) for name, value in metrics.items()}
+    values |= clock.report() | device_memory()
     # Skipped steps do not move the optimiser's own count, which the rate follows.
     taken = done - int(values["skipped_steps"])
     rate = float(plan.rate(max(taken - 1, 0)))

@@ -314,3 +314,21 @@ def test_a_run_that_was_never_evaluated_has_no_best(tmp_path, start):
         pytest.raises(FileNotFoundError, match="no best checkpoint"),
     ):
         saved.restore_variables(start()[0].variables, "best")
+
+
+def test_the_average_is_kept_and_is_what_prediction_reads(tmp_path, start, arrays_of):
+    state, advance = start(1)
+    state = advance(state, arrays_of(0))
+    average = jax.tree.map(lambda x: x + 1, state.variables)
+    averaged = state._replace(ema=average)
+    for name, made in (("plain", state), ("averaged", averaged)):
+        with Checkpoints(tmp_path / name, keep=2) as saved:
+            saved.save(made)
+    with Checkpoints(tmp_path / "plain", keep=2) as saved:
+        assert_same(saved.restore_variables(state.variables)[0], state.variables)
+        # A run that turns averaging on begins with what was saved.
+        assert_same(saved.restore(averaged).ema, state.variables)
+    with Checkpoints(tmp_path / "averaged", keep=2) as saved:
+        assert_same(saved.restore(averaged), averaged)
+        assert_same(saved.restore(state), state)  # turned off again
+        assert_same(saved.restore_variables(state.variables)[0], average)

@@ -33,7 +33,15 @@ def plan(total=6, evals=(4, 6), saves=(2, 4, 6)):
 def train(linear, arrays_of, tmp_path):
     """Runs or continues a run in a folder; returns (state, evaluated steps)."""
 
-    def run(name="run", plan=plan(), batches=None, limit=None, stop=None, **fields):  # noqa: B008, E501
+    def run(
+        name="run",
+        plan=plan(),  # noqa: B008
+        batches=None,
+        limit=None,
+        stop=None,
+        aps=None,
+        **fields,
+    ):
         mesh, evaluated = distributed.make_mesh(2), []
         tx = optimizer.make(TRAIN, plan.rate)
         state = create(linear.init(jax.random.key(0), None), tx, ())
@@ -46,7 +54,8 @@ def train(linear, arrays_of, tmp_path):
                 stop.check()
             evaluated.append(done)
             kernel = variables["params"]["head"]["kernel"]
-            return {"step": done, "AP": float(kernel[0]), "per_class": {"a": 1}}
+            ap = float(kernel[0]) if aps is None else aps[done]
+            return {"step": done, "AP": ap, "per_class": {"a": {"AP": 0.5}}}
 
         with Checkpoints(workdir, keep=3) as checkpoints:
             begin = checkpoints.latest or 0
@@ -96,13 +105,14 @@ def test_what_is_logged(train, tmp_path):
     train()
     first, _, scores, *_ = lines(tmp_path / "run")
     assert set(first) == {
-        *("step", "epoch", "lr", "loss", "grad_norm", "images_per_s", "data_wait"),
+        *("step", "epoch", "lr", "loss", "grad_norm", "update_norm"),
+        *("images_per_s", "data_wait", "data_s", "device_s", "host_s"),
         "skipped_steps",
         *("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"),
     }
     assert first["images_per_s"] > 0 and 0 <= first["data_wait"] <= 1
     assert first["epoch"] == pytest.approx(2 / 3)
-    assert set(scores) == {"step", "eval/AP"}
+    assert set(scores) == {"step", "eval/AP", "eval/AP/a"}
 
 
 def test_the_logged_rate_is_that_of_the_step_taken(train, tmp_path):
@@ -291,7 +301,34 @@ def test_idle_time_counts_only_when_the_device_had_nothing_to_do():
         def is_ready(self):
             return False
 
-    arrays, idle = loop._fetch(iter([{"image_id": 1}]), {"loss": Pending()})
-    assert arrays == {"image_id": 1} and idle == 0.0
-    _, idle = loop._fetch(iter([{}]), None)
-    assert idle > 0.0
+    arrays, waited, idle = loop._fetch(iter([{"image_id": 1}]), {"loss": Pending()})
+    assert arrays == {"image_id": 1} and idle == 0.0 < waited
+    _, waited, idle = loop._fetch(iter([{}]), None)
+    assert idle == waited > 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "ends"),
+    [
+        ([], 1, False),
+        ([0.1, 0.2, 0.2], 1, True),
+        ([0.1, 0.2, 0.2], 2, False),
+        ([0.3, 0.2, 0.1], 2, True),
+        ([0.3, 0.2, 0.1], 0, False),
+        ([None, None, 0.1], 2, False),
+        ([None, None, None], 2, True),
+    ],
+)
+def test_patience_counts_evaluations_since_the_best(scores, patience, ends, capsys):
+    assert loop.exhausted(dict(enumerate(scores)), patience) == ends
+    assert ("stopping early" in capsys.readouterr().out) == ends
+
+
+def test_a_run_out_of_patience_stops_and_stays_stopped(train):
+    """The best AP is that of the second evaluation."""
+    every = plan(evals=range(1, 7), saves=range(1, 7))
+    aps = dict(zip(range(1, 7), (0.1, 0.3, 0.2, 0.3, 0.4, 0.5), strict=True))
+    state, evaluated = train(plan=every, aps=aps, patience=2)
+    assert evaluated == [1, 2, 3, 4] and state.step == 4
+    again, evaluated = train(plan=every, aps=aps, patience=2)
+    assert evaluated == [] and again.step == 4
