@@ -14,11 +14,13 @@ from frcnn_jax.data import shapes
 ROOT = Path(__file__).resolve().parents[1]
 
 # Programs of tests run a few times only, those of started scripts too: they are
-# compiled without optimisation, which takes a sixth of the time.
+# compiled without optimisation, which takes a sixth of the time for a training step.
+# What the caller asks of XLA comes last and wins.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_parallel_codegen_split_count=1",
         os.environ.get("XLA_FLAGS", ""),
     ]
