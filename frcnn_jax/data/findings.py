@@ -122,6 +122,11 @@ FAULTS = {
         "annotation files missing",
         "add them, or take their images from the list of the split",
     ),
+    "no-annotation": Fault(
+        "warn",
+        "pictures without an annotation file, left out",
+        "write an XML file without objects for pictures that show none",
+    ),
     "broken-annotation": Fault(
         "error", "annotation files that cannot be read", "repair or remove them"
     ),

@@ -34,6 +34,7 @@ class _Place(NamedTuple):
     xml: Path
     pictures: tuple[Path, ...]
     stems: tuple[str, ...]
+    listed: bool = False  # by a file; else every XML counts
 
 
 class _Page(NamedTuple):
@@ -62,7 +63,8 @@ def read(root: Path, split: str, *, inclusive: bool, findings: Findings) -> Raw:
     """Read a split, or several: "VOC2007/trainval+VOC2012/trainval".
 
     Raises FileNotFoundError for a split that is not there. Findings: XML that is
-    missing or broken, objects without a name; numbers are judged with all others.
+    missing or broken, pictures without XML where no list says what belongs to the
+    split, objects without a name; numbers are judged with all others.
     """
     places = [_place(root, name) for name in split.split("+")]
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
@@ -80,6 +82,9 @@ def read(root: Path, split: str, *, inclusive: bool, findings: Findings) -> Raw:
             content["images"].append(image)
             pictures.append(picture)
             _add_objects(content, image["id"], page, inclusive, findings, source)
+        if not place.listed:
+            for picture in sorted({*files.values()} - {*pictures}):
+                findings.add("no-annotation", picture)
     names = _all_names(root)
     ids = {name: number for number, name in enumerate(names, start=1)}
     content["categories"] = [{"id": i, "name": name} for name, i in ids.items()]
@@ -150,7 +155,8 @@ def _place(root: Path, split: str) -> _Place:
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
         stems = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     pictures = (folder / "JPEGImages", folder / "images", folder, xml)
-    return _Place("".join(f"{part}/" for part in above), xml, pictures, stems)
+    prefix = "".join(f"{part}/" for part in above)
+    return _Place(prefix, xml, pictures, stems, listed.is_file())
 
 
 def _stems(folder: Path) -> tuple[str, ...]:

@@ -109,7 +109,10 @@ def test_folders_of_several_years_and_splits(tmp_path):
 def test_xml_beside_pictures_and_no_lists(tmp_path):
     write(tmp_path / "x", {"a": page(entry()), "b": page(entry("dog"))})
     assert voc.splits(tmp_path / "x") == ["all"]
-    assert len(load(tmp_path / "x", "all").records) == 2
+    Image.new("RGB", (4, 4)).save(tmp_path / "x" / "JPEGImages" / "c.jpg")
+    found = load(tmp_path / "x", "all")
+    assert len(found.records) == 2
+    assert found.skipped == {"pictures without an annotation file, left out": 1}
     flat = tmp_path / "flat" / "train"
     flat.mkdir(parents=True)
     (flat / "a.xml").write_text(page(entry()))
