@@ -6,6 +6,7 @@ The same ten steps of a tiny detector run in 1, 2 and 4 processes of one CPU dev
 each. Losses of every step have to agree to 1e-4 and the scores to 1e-3 with those of
 one process. Then one of two processes is killed, the other has to end with code 75 and
 say so, and one process, then four, take the run to its end: again the same losses.
+Last, one of two is told to stop: both have to save the same step and leave.
 `make hosts` runs it on drawn images.
 """
 
@@ -75,16 +76,31 @@ def main() -> None:
         kill(start(workdir, data, 2), workdir, steps=3)
         wait(workdir, start(workdir, data, 4), [0] * 4)
         compare(one, workdir, "killed with 2 processes, resumed with 4")
+        told(folder / "told", data)
 
 
-def start(workdir: Path, data: str, count: int) -> list[subprocess.Popen]:
+def told(workdir: Path, data: str) -> None:
+    """Sends SIGTERM to one of two processes: both have to save the same step."""
+    more = ["--config.train.steps=60", "--config.train.checkpoint_every=60"]
+    processes = start(workdir, data, 2, *more)
+    after_steps(processes, workdir, 5)
+    processes[-1].send_signal(signal.SIGTERM)
+    begin = time.perf_counter()
+    wait(workdir, processes, [128 + signal.SIGTERM] * 2)
+    seconds = time.perf_counter() - begin
+    saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    print(f"told to stop, both saved step {saved} and left in {seconds:.1f} s")
+    wait(workdir, start(workdir, data, 2, *more), [0] * 2)
+
+
+def start(workdir: Path, data: str, count: int, *more: str) -> list[subprocess.Popen]:
     """The processes of one run; each writes to `<workdir>.<process>.log`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     command = [sys.executable, "train.py", "--config=configs/demo.py"]
     command += [f"--config.{name}={value}" for name, value in TINY.items()]
-    command += [f"--config.data.root={data}", f"--workdir={workdir}"]
+    command += [f"--config.data.root={data}", f"--workdir={workdir}", *more]
     if count > 1:
         command += [f"--coordinator={address}", f"--num_processes={count}"]
         command += [f"--lost_after={SILENCE}"]
@@ -114,11 +130,7 @@ def wait(workdir: Path, processes: list[subprocess.Popen], codes: list[int]) -> 
 
 def kill(processes: list[subprocess.Popen], workdir: Path, steps: int) -> float:
     """Kills the last process after some steps; seconds until the others ended."""
-    metrics = workdir / "metrics.jsonl"
-    while processes[0].poll() is None:
-        if metrics.exists() and len(metrics.read_text().splitlines()) >= steps:
-            break
-        time.sleep(0.02)
+    after_steps(processes, workdir, steps)
     processes[-1].send_signal(signal.SIGKILL)
     begin = time.perf_counter()
     wait(workdir, processes, [LOST] * (len(processes) - 1) + [-signal.SIGKILL])
@@ -126,6 +138,15 @@ def kill(processes: list[subprocess.Popen], workdir: Path, steps: int) -> float:
     if "lost another process" not in said:
         raise SystemExit(f"process 0 does not say what happened:\n{said}")
     return time.perf_counter() - begin
+
+
+def after_steps(processes: list[subprocess.Popen], workdir: Path, steps: int) -> None:
+    """Waits until so many steps are logged."""
+    metrics = workdir / "metrics.jsonl"
+    while processes[0].poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= steps:
+            break
+        time.sleep(0.02)
 
 
 def compare(expected: Path, found: Path, what: str) -> None:
