@@ -266,6 +266,29 @@ def test_images_of_a_pixel_or_a_line_have_finite_losses_and_gradients(hw):
     assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
 
 
+@pytest.mark.parametrize("kind", ["one pixel", "a thousand"])
+def test_odd_numbers_and_sizes_of_boxes_have_finite_losses_and_gradients(kind):
+    """One box of a pixel in each image, and a thousand boxes in each of two."""
+    arrays, rng = collated(), np.random.default_rng(0)
+    if kind == "one pixel":
+        boxes = np.zeros_like(arrays["boxes"])
+        boxes[:, 0] = [5, 6, 6, 7]
+        odd = changed(
+            arrays, boxes=boxes, labels=arrays["labels"] * (np.arange(4) == 0)
+        )
+    else:
+        arrays = rows(arrays, np.arange(2))
+        corners = rng.uniform(0, arrays["image_hw"].min() - 3, (2, 1000, 2))
+        sides = rng.uniform(1e-2, 30, (2, 1000, 2))
+        boxes = np.concatenate([corners, corners + sides], 2).astype(np.float32)
+        labels = rng.integers(1, 4, (2, 1000)).astype(np.int32)
+        odd = changed(arrays, boxes=boxes, labels=labels, crowd=labels < 0)
+    metrics, _, grads = losses(odd)
+    for leaf in jax.tree.leaves((metrics, grads)):
+        assert np.isfinite(np.asarray(leaf)).all()
+    assert metrics["loss_bbox"] > 0  # each box is a proposal of itself
+
+
 def test_filler_images_change_no_loss():
     """Four images twice: as much per RoI as four images and four fillers."""
     four = rows(collated(), np.arange(8) % 4)
