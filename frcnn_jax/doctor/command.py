@@ -11,8 +11,8 @@ from frcnn_jax.doctor import check, page, repair, report, show
 
 FLAGS = flags.FLAGS
 USAGE = (
-    "python -m frcnn_jax.data check [DIR] [--config=configs/X.py] [--split=train,val], or"
-    " python -m frcnn_jax.data show [DIR] [--out=sheet.jpg] [--config=configs/X.py];"
+    "python -m frcnn_jax.data check [DIR] [--config=configs/X.py] [--split=train,val],"
+    " or python -m frcnn_jax.data show [DIR] [--out=sheet.jpg] [--config=configs/X.py];"
     " without DIR it is the configuration's data.root"
 )
 
