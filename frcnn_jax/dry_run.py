@@ -91,7 +91,7 @@ def compile_all(run: config.Run, mesh: Mesh, canvases, state, take) -> tuple:
     predict = step.make_predict_step(build.detector(run.model), mesh)
     eval_size = -(-run.eval.batch_size // mesh.size) * mesh.size
     found = []
-    for hw in canvases:
+    for hw in training_canvases(run.data, canvases):
         batch = batch_shapes(hw, run.train.batch_size, rows, mesh)
         found.append(compiled("train", hw, mesh, take, state, batch, key))
     for hw in canvases:
@@ -110,6 +110,11 @@ def buckets(data: config.Data) -> tuple[tuple, tuple[str, ...]]:
     )
     found = tuple(dict.fromkeys([(low, high), (high, low)]))
     return found, ("one canvas per orientation; the data may allow tighter ones",)
+
+
+def training_canvases(data: config.Data, canvases: tuple) -> tuple:
+    """Those of training: the crop alone where `data.crop` is set."""
+    return (tuple(data.crop),) if data.crop else canvases
 
 
 def count_steps(run: config.Run) -> tuple[int | None, str]:

@@ -154,6 +154,16 @@ def test_a_broken_rule_names_the_field_its_value_and_the_way_out(field, value, h
         ),
         ({"train__accumulate": 0}, "train.accumulate is 0: must be 1 or more"),
         ({"train__patience": -1}, "train.patience is -1: must not be negative"),
+        ({"data__crop_visible": 0.3}, "data.crop_visible is 0.3: needs data.crop"),
+        (
+            {"data__crop_keeps_box": True},
+            "data.crop_keeps_box is True: needs data.crop",
+        ),
+        ({"data__hue": 0.6}, "data.hue is 0.6: must be at most 0.5"),
+        (
+            {"data__scale_jitter": (0.1, 2.0)},
+            "data.scale_jitter is (0.1, 2.0): must be (lowest, highest), above 0, and",
+        ),
         (
             {"data__classes": ("person",)},
             "model.num_classes is 80: data.classes names 1: set it to 1, or to 0",

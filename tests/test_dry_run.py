@@ -71,6 +71,13 @@ def test_assumed_canvases_hold_every_image(hw):
     assert dry_run.buckets(own) == (((64, 96),), ())
 
 
+def test_crops_are_the_only_canvas_of_training():
+    canvases = ((64, 96), (96, 64))
+    assert dry_run.training_canvases(config.Data(), canvases) == canvases
+    cut = config.Data(crop=(128, 128))
+    assert dry_run.training_canvases(cut, canvases) == ((128, 128),)
+
+
 def test_time_is_a_bound_and_says_so():
     said = dry_run.expected(0.5, 7200)
     assert said.startswith("at least 500 ms a step, 1h00m in all (an estimate")

@@ -216,6 +216,11 @@ def _validate_data(run: Run) -> None:
     if jitter and (len(jitter) != 2 or not 0 < jitter[0] <= jitter[1] or not data.crop):
         rule = "must be (lowest, highest), above 0, and needs data.crop"
         _fail("data.scale_jitter", jitter, rule)
+    for name in ("crop_keeps_box", "crop_visible"):
+        if getattr(data, name) and not data.crop:
+            _fail(f"data.{name}", getattr(data, name), "needs data.crop")
+    if data.hue > 0.5:
+        _fail("data.hue", data.hue, "must be at most 0.5, half the colour circle")
     if not 0 < data.fraction <= 1:
         _fail("data.fraction", data.fraction, "must lie above 0, and at most be 1")
     if not 0 < data.val_fraction < 1:

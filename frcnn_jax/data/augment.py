@@ -2,8 +2,9 @@
 
 In this order: colours, resizing (to a short side, or by large-scale jitter), a crop, a
 mirror. Conventions: images are uint8 RGB [H, W, 3], boxes xyxy, continuous. `draw`
-takes the only random numbers, always the same count in the same order, so that
-switching one augmentation off leaves the others as they were.
+takes the only random numbers. It draws those of mirror, crop, jitter and colours
+whether they are on or not, so that switching one off leaves the others as they were;
+another list of short sides, drawn first, may change them.
 
 Colours follow torchvision 0.29's ColorJitter (factors, order drawn, every step rounded
 to whole levels; 1 level apart at most on a photograph). Jitter and crop are those of

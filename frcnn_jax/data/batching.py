@@ -10,7 +10,7 @@ Not here: reading images (see `loader`), randomness of augmentation.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -239,15 +239,20 @@ def max_boxes(dataset: Dataset, data: config.Data) -> int:
 
 
 def collate(
-    samples: Sequence[Sample | None], bucket: Bucket, max_boxes: int
+    samples: Iterable[Sample | None],
+    bucket: Bucket,
+    max_boxes: int,
+    count: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Put samples on one canvas: a dict of arrays keyed by the fields of `types.Batch`.
+
+    With their `count` they may come from a generator: two are held at a time, not all.
 
     Images [B, H, W, 3] uint8 lie top left on zeros; boxes stay in network pixels. None
     becomes a filler image: zeros, image_id -1, image_hw the bucket's, scale 1.
     ValueError for a sample larger than the bucket or with more boxes than `max_boxes`.
     """
-    n, (height, width) = len(samples), bucket
+    n, (height, width) = len(samples) if count is None else count, bucket
     batch = {
         "images": np.zeros((n, height, width, 3), np.uint8),
         "image_hw": np.tile(np.array(bucket, np.float32), (n, 1)),

@@ -175,16 +175,18 @@ class TrainBatches:
             self._batches.close()
 
     def _load(self, plan: batching.Plan) -> Arrays:
-        reader, members = self._reader, self.schedule.members[plan.bucket]
-        samples = []
-        for position in range(*self._rows.indices(len(plan.rows))):
-            # Seeded by the place in the global batch: augmentation is the same for any
-            # number of processes and threads.
-            rng = np.random.default_rng([self.schedule.seed, plan.step, position])
-            drawn = augment.draw(reader.data, rng)
-            row = int(plan.rows[position])
-            samples.append(reader.sample_or_next(row, members, drawn))
-        return batching.collate(samples, self.buckets[plan.bucket], self.max_boxes)
+        positions = range(*self._rows.indices(len(plan.rows)))
+        samples = (self._sample(plan, position) for position in positions)
+        bucket = self.buckets[plan.bucket]
+        return batching.collate(samples, bucket, self.max_boxes, len(positions))
+
+    def _sample(self, plan: batching.Plan, position: int) -> Sample:
+        # Seeded by the place in the global batch: augmentation is the same for any
+        # number of processes and threads.
+        rng = np.random.default_rng([self.schedule.seed, plan.step, position])
+        drawn = augment.draw(self._reader.data, rng)
+        members = self.schedule.members[plan.bucket]
+        return self._reader.sample_or_next(int(plan.rows[position]), members, drawn)
 
 
 class EvalBatches:
@@ -222,11 +224,13 @@ class EvalBatches:
 
     def _load(self, plan: batching.Plan) -> Arrays:
         plain = Drawn(self._reader.data.eval_short_side)
-        samples = [
+        rows = plan.rows[self._rows]
+        samples = (
             self._reader.sample_or_none(int(row), plain) if row >= 0 else None
-            for row in plan.rows[self._rows]
-        ]
-        return batching.collate(samples, self.buckets[plan.bucket], self.max_boxes)
+            for row in rows
+        )
+        bucket = self.buckets[plan.bucket]
+        return batching.collate(samples, bucket, self.max_boxes, len(rows))
 
 
 def train_batches(

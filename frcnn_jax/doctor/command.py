@@ -11,8 +11,9 @@ from frcnn_jax.doctor import check, page, repair, report, show
 
 FLAGS = flags.FLAGS
 USAGE = (
-    "python -m frcnn_jax.data check DIR [--config=configs/X.py] [--split=train,val], or"
-    " python -m frcnn_jax.data show DIR --out=sheet.jpg [--config=configs/X.py]"
+    "python -m frcnn_jax.data check [DIR] [--config=configs/X.py] [--split=train,val],"
+    " or python -m frcnn_jax.data show [DIR] [--out=sheet.jpg] [--config=configs/X.py];"
+    " without DIR it is the configuration's data.root"
 )
 
 
@@ -28,14 +29,15 @@ def define() -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Check or show the data set.
+    """Check or show the data set; without DIR, that of the configuration.
 
     The check's exit code is 1 with errors in the set, 2 if it cannot be read.
     """
-    if len(argv) != 3 or argv[1] not in ("check", "show"):
-        raise ValueError(f"say what to do with which data: {USAGE}")
     run = FLAGS.config or config.Run()
-    run.data.root = argv[2]
+    words = argv[1:] + [run.data.root] * (len(argv) == 2)
+    if len(words) != 2 or words[0] not in ("check", "show") or not words[1]:
+        raise ValueError(f"say what to do with which data: {USAGE}")
+    run.data.root = words[1]
     run = cli.checked(cli.with_fields(run))
     if argv[1] == "show":
         show.write(run, FLAGS.count, Path(FLAGS.out))

@@ -17,6 +17,7 @@ SHOWN = {
     "loss_bbox": "box",
 }
 SCORE = "eval/AP"
+LONG_WAIT = 0.1  # share of the time; above it the progress line names the remedy
 
 
 class MetricLog:
@@ -116,11 +117,14 @@ def progress_line(
     if "loss_scale" in values:
         skipped = f"skipped {values['skipped_steps']:.0f}"
         scale = f"loss scale {values['loss_scale']:g} ({skipped})  "
+    wait = f"data wait {values['data_wait']:.0%}"
+    if values["data_wait"] > LONG_WAIT:
+        wait += " (slow data, see docs/own_data.md)"
     return (
         f"step {step:>{len(str(total))}}/{total}  epoch {values['epoch']:.2f}  "
         f"loss {values['loss']:.4f} ({parts})  lr {values['lr']:.2e}  "
         f"{scale}"
-        f"{speed}  data wait {values['data_wait']:.0%}  "
+        f"{speed}  {wait}  "
         f"eta {duration(seconds_left)}"
     )
 

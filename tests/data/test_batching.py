@@ -1,3 +1,4 @@
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -246,6 +247,23 @@ def test_collate_pads_right_and_bottom():
     np.testing.assert_array_equal(batch["labels"][0, :3], [1, 2, 0])
     assert batch["crowd"].sum() == 1 and batch["crowd"][0, 1]
     np.testing.assert_array_equal(batch["image_id"], [5, -1, 6])
+
+
+def test_collate_holds_no_more_than_two_samples_of_a_generator():
+    alive = []
+
+    def samples():
+        for number in range(3):
+            assert all(image() is None for image in alive[:-1])
+            made = sample(20, 30, 2, number)
+            alive.append(weakref.ref(made.image))
+            yield made
+            del made
+
+    batch = batching.collate(samples(), (32, 64), 8, 3)
+    listed = [sample(20, 30, 2, number) for number in range(3)]
+    for name, values in batching.collate(listed, (32, 64), 8).items():
+        np.testing.assert_array_equal(batch[name], values)
 
 
 @pytest.mark.parametrize("bad", [(33, 5, 0), (5, 65, 0), (5, 5, 9)])

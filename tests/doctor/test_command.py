@@ -20,7 +20,8 @@ def test_exit_codes_page_and_repair(write_set):
     assert "train: image files that cannot be read: 1" in out
     assert "errors found: 1." in out and f"repaired copy: {fixed}; 2 changes" in out
     assert html.read_text().startswith("<!DOCTYPE html>")
-    code, out, err = check(root, "--split=good", "--config=configs/demo.py")
+    named = f"--config.data.root={root}"  # in place of DIR
+    code, out, err = check("--split=good", "--config=configs/demo.py", named)
     assert (code, err) == (0, "")
     assert "sizes and anchors as in configs/demo.py" in out
     broken = json.dumps({"images": []})

@@ -91,6 +91,15 @@ def test_the_progress_line_holds_everything():
     )
 
 
+def test_the_progress_line_says_where_to_read_about_slow_data():
+    told = {
+        wait: progress_line(7, 120, {**VALUES, "data_wait": wait}, seconds_left=65)
+        for wait in (0.1, 0.35)
+    }
+    assert "data wait 10%  eta" in told[0.1]
+    assert "data wait 35% (slow data, see docs/own_data.md)  eta" in told[0.35]
+
+
 def test_the_progress_line_shows_a_loss_scale():
     scale = {"loss_scale": 32768.0, "skipped_steps": 3.0}
     line = progress_line(7, 120, {**VALUES, **scale}, seconds_left=65)
