@@ -11,6 +11,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/ready
 DEMO := runs/demo
+HOSTS := runs/hosts
 JOBS ?= 2# test processes
 PART ?= 1/1# of the architectures
 ARGS ?=# more words for pytest, as in: make test ARGS="-m parity"
@@ -20,7 +21,7 @@ JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 
-.PHONY: help setup test demo lint fmt check configs parity results clean
+.PHONY: help setup test demo lint fmt check configs faults hosts parity results clean
 
 help: ## print this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -57,6 +58,13 @@ check: lint test ## lint, then test
 configs: $(READY) ## a step and a prediction of every architecture (PART=K/N: a part)
 	$(PY) tools/check_configs.py --part=$(PART)
 
+faults: $(READY) ## kill training 20 times and compare with a run left alone
+	$(PY) tools/check_faults.py
+
+hosts: $(READY) ## train in 1, 2 and 4 processes, kill one, compare losses and scores
+	$(PY) tools/make_shapes.py --out=$(HOSTS) --train=24 --val=9 --seed=0
+	$(PY) tools/check_hosts.py --data=$(HOSTS)
+
 parity: $(READY) ## compare with the peers' numbers and keep the largest errors
 	FRCNN_RECORD_PARITY=benchmarks/results/parity.json \
 	  $(PY) -m pytest tests/parity -n 0
@@ -65,5 +73,5 @@ results: $(READY) ## write docs/results.md from configurations and result files
 	$(PY) tools/results.py
 
 clean: ## remove the demo, caches and build products (not .venv)
-	rm -rf $(DEMO) .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(DEMO) $(HOSTS) .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -17,19 +17,24 @@ from frcnn_jax import build, cli, config, runs, vis
 from frcnn_jax.data import pictures, records, transforms
 from frcnn_jax.evaluation import score
 from frcnn_jax.evaluation.results import from_results
-from frcnn_jax.training import distributed
+from frcnn_jax.training import devices, distributed
 
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
+cli.define_require()
 flags.DEFINE_string("workdir", None, "Folder of a run to score.")
 flags.DEFINE_string("weights", None, "Weights file or name to score, not a checkpoint.")
 flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
 flags.DEFINE_bool("pictures", False, "Draw predictions beside ground truth.")
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
+)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
 
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
+    devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     loaded, data = load(cli.checked(cli.with_fields(run)))
     out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")
@@ -46,7 +51,7 @@ def main(argv: list[str]) -> None:
     print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")
     if FLAGS.pictures:
         folder = out / "pictures"
-        count = draw(data, results, folder, loaded.run.eval.max_pictures, FLAGS.score)
+        count = draw(data, results, folder, loaded.run, FLAGS.score)
         print(f"pictures: {folder} ({count} images and sheet.jpg)")
 
 
@@ -55,15 +60,16 @@ def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
     data = build.dataset(run, run.eval.split or run.data.val, training=False)
     if FLAGS.workdir is None:
         run = build.with_classes(run, data)
-    loaded = runs.trained(run, FLAGS.workdir, FLAGS.weights)
+    loaded = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     if loaded.labels:
         data = records.align_classes(data, loaded.labels.class_names)
     return loaded, data
 
 
-def draw(data, results, folder: Path, count: int, score: float) -> int:
+def draw(data, results, folder: Path, run: config.Run, score: float) -> int:
     """Writes predictions beside ground truth for evenly chosen images, and a sheet."""
     folder.mkdir(parents=True, exist_ok=True)
+    count, limit = run.eval.max_pictures, run.data.max_image_pixels
     rows = np.unique(np.linspace(0, len(data.records) - 1, count).round().astype(int))
     shown = [data.records[row] for row in rows]
     places = pictures.drawings([Path(str(r.path)) for r in shown], folder)
@@ -71,7 +77,7 @@ def draw(data, results, folder: Path, count: int, score: float) -> int:
     for record, place in zip(shown, places, strict=True):
         found = from_results(results, record.source_id, data.category_ids)
         try:
-            image = transforms.decode(record.path)
+            image = transforms.decode(record.path, limit)
         except transforms.BadImage:
             continue  # counted while scoring
         panel = vis.side_by_side(image, record, found, data.class_names, score)

@@ -15,24 +15,29 @@ from absl import flags
 from frcnn_jax import build, cli, labels, runs, vis
 from frcnn_jax.data import pictures, transforms
 from frcnn_jax.evaluation.results import to_results
-from frcnn_jax.training import distributed, step
+from frcnn_jax.training import devices, distributed, step
 from frcnn_jax.types import Detections
 
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
+cli.define_require()
 flags.DEFINE_string("workdir", None, "Folder of a trained run.")
 flags.DEFINE_string(
     "weights", None, "Weights file, with --config unless of convert.py; or a name."
 )
 flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
+)
 flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
 
 
 def main(argv: list[str]) -> None:
     paths = pictures.find(argv[1:])
+    devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
-    model = runs.trained(run, FLAGS.workdir, FLAGS.weights)
+    model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     classes = model.labels or labels.guessed(run)
     out = Path(FLAGS.out)
     places = pictures.drawings(paths, out)
@@ -48,7 +53,8 @@ def main(argv: list[str]) -> None:
         results += to_results(found, arrays["image_id"], numbers, classes.category_ids)
         for i, (number, path) in enumerate(rows):
             one = Detections(*(part[i] for part in found))
-            drawn += draw(path, one, classes.class_names, places[number])
+            limit = run.data.max_image_pixels
+            drawn += draw(path, limit, one, classes.class_names, places[number])
     for result in results:
         result["file_name"] = str(paths[result["image_id"]])
     (out / "predictions.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -58,11 +64,13 @@ def main(argv: list[str]) -> None:
     )
 
 
-def draw(path: Path, found: Detections, names: tuple[str, ...], place: Path) -> int:
-    """Writes one picture and says what is on it."""
+def draw(
+    path: Path, limit: int, found: Detections, names: tuple[str, ...], place: Path
+) -> int:
+    """Writes one picture, of at most `limit` pixels, and says what is on it."""
     shown = (found.labels > 0) & (found.scores >= FLAGS.score)
     boxes, labels, scores = found.boxes[shown], found.labels[shown], found.scores[shown]
-    image = transforms.decode(path)
+    image = transforms.decode(path, limit)
     picture = vis.draw(image, boxes, labels, scores, class_names=names)
     vis.save(picture, place)
     counts = zip(*np.unique(labels, return_counts=True), strict=True)

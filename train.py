@@ -4,32 +4,50 @@ Any field can be set with --config.section.field=value. The same command continu
 that was stopped.
 """
 
-import json
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config, labels, runs
+from frcnn_jax import build, cli, config, dry_run, labels, runs
 from frcnn_jax.convert import files
+from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
-from frcnn_jax.training import distributed, loop, schedule, step
+from frcnn_jax.training import devices, distributed, loop, schedule
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
+from frcnn_jax.training.stop import Stop
 
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
-flags.DEFINE_string("workdir", None, "Folder of this run.", required=True)
+cli.define_require()
+flags.DEFINE_string("workdir", None, "Folder of this run.")
 flags.DEFINE_integer("devices", 0, "Use only the first N devices; 0 = all.")
+flags.DEFINE_bool("dry_run", False, "Compile, say what the run needs, and end.")
 flags.DEFINE_bool("distributed", False, "Join the processes of a pod or SLURM job.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where none is found.")
+flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
+flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+flags.DEFINE_integer("lost_after", 100, "Seconds of silence that make a process lost.")
 
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
-    if FLAGS.distributed:
-        distributed.join()
-    train(cli.checked(FLAGS.config), Path(FLAGS.workdir), FLAGS.devices)
+    if FLAGS.workdir is None and not FLAGS.dry_run:
+        raise ValueError("name the folder of this run with --workdir=DIR")
+    run = cli.checked(FLAGS.config)
+    who = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+    if FLAGS.distributed or who != (None, None, None):
+        distributed.join(*who, lost_after=FLAGS.lost_after)
+    devices.check(FLAGS.require)
+    if FLAGS.dry_run:
+        mesh = distributed.make_mesh(FLAGS.devices)
+        print(dry_run.table(dry_run.needs(run, mesh), run, mesh))
+        return
+    with distributed.ending_together():
+        train(run, Path(FLAGS.workdir), FLAGS.devices)
 
 
 def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
@@ -38,65 +56,65 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     if run.init.load:
         files.check(run.init.load)  # before the minutes that reading data may take
     run, data, val = build.datasets(run)
+    if first:
+        for oddity in quick.warnings(run, data, val):
+            print(f"warning: {oddity}", flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     if first:
-        runs.save_run(workdir, run, labels.of_data(data))
+        runs.save_run(workdir, run, labels.of_data(data), data)
     evaluator = build.Evaluator(run, val, mesh)
 
     def evaluate(variables, done):
-        metrics = {"step": done, **evaluator.metrics(evaluator.results(variables))}
+        results = evaluator.results(variables, stop.check)
+        metrics = {"step": done, **evaluator.metrics(results)}
         print(score.table(metrics), flush=True)
         if first:
             score.save(metrics, workdir / "eval.json")
-        return metrics
+        if losses := evaluator.losses(variables):
+            print(f"loss on {val.name}: {losses['loss']:.4f}", flush=True)
+        return metrics | losses
 
-    with Checkpoints(workdir, run.train.keep_checkpoints) as checkpoints:
-        saved = checkpoints.latest
-        batches = build.train_batches(run, data, saved or 0)
+    with Stop() as stop, Checkpoints(workdir, run.train.keep_checkpoints) as saves:
+        saved = saves.latest
+        batches = build.train_batches(run, data, 0)
         plan = build.plan(run, batches.schedule)
         state, tx = build.training_state(
             run, mesh, plan, load=saved is None, class_names=data.class_names
         )
         if saved is not None:
-            state = checkpoints.restore(state)
-            print(f"continuing {workdir} at step {saved} of {plan.total}")
+            state = saves.restore(state)
+            print(f"continuing {workdir} at step {state.step} of {plan.total}")
         elif warning := build.scratch_warning(run):
             print(warning)
-        log = MetricLog(workdir, saved or 0, quiet=not first)
+        batches.start_at(int(state.step))
+        log = MetricLog(workdir, int(state.step), quiet=not first)
         describe(run, state, batches, plan, mesh)
-        step_fn = step.make_train_step(
-            build.detector(run.model), tx, run.train.freeze, mesh
+        rails = loop.Rails(
+            *(plan, evaluate, saves, log, stop),
+            name_rows=partial(build.image_names, data),
+            dumps=workdir / "nonfinite",
         )
-        state = loop.fit(
-            state,
-            step_fn,
-            batches,
-            plan=plan,
-            evaluate=evaluate,
-            checkpoints=checkpoints,
-            log=log,
-            train=run.train,
-            key=jax.random.key(run.seed),
-            mesh=mesh,
-        )
-        batches.close()
-    log.close()
-    if scored_step(workdir) != plan.total:  # stopped before the last evaluation
-        evaluate(state.variables, plan.total)
+        try:
+            state = loop.fit(
+                state,
+                build.train_step(run, tx, mesh),
+                batches,
+                rails=rails,
+                train=run.train,
+                key=jax.random.key(run.seed),
+                mesh=mesh,
+            )
+        finally:
+            batches.close()
+            log.close()
     for split, read in ((data.name, batches), (val.name, evaluator.batches)):
         if odd := build.oddities(split, read):
             print(odd)
     print(
-        f"finished {plan.total} steps in {workdir} (this session"
+        f"finished {state.step} steps in {workdir} (this session"
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
         f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
     )
-
-
-def scored_step(workdir: Path) -> int | None:
-    """The step that `eval.json` speaks of, if there is one."""
-    path = workdir / "eval.json"
-    return json.loads(path.read_text()).get("step") if path.exists() else None
 
 
 def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:

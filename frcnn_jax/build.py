@@ -1,7 +1,7 @@
 """From a configuration to working parts. The only file that imports everything."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -158,6 +158,8 @@ class Evaluator:
         self.dataset = data
         self._mesh = mesh
         self._predict = step.make_predict_step(detector(run.model), mesh)
+        self._losses = step.make_loss_step(detector(run.model), mesh)
+        self._key = jax.random.key(run.seed)
         self._asked, self._max_detections = run.eval, run.model.roi.max_detections
         self.batches = loader.eval_batches(
             data,
@@ -167,15 +169,35 @@ class Evaluator:
             process_count=jax.process_count(),
         )
 
-    def results(self, variables: Variables) -> list[dict[str, Any]]:
-        """Detections of the whole split as COCO results."""
+    def results(
+        self, variables: Variables, check: Callable[[], None] = lambda: None
+    ) -> list[dict[str, Any]]:
+        """Detections of the whole split as COCO results.
+
+        `check` is called before each batch and may raise, to leave early.
+        """
 
         def predict(arrays):
+            check()
             batch = distributed.to_batch(arrays, self._mesh)
             found = self._predict(variables, batch)
             return lambda: distributed.to_host((found, batch.image_id))
 
         return infer.detections(predict, self.batches, self.dataset)
+
+    def losses(self, variables: Variables) -> dict[str, float]:
+        """The training losses of the whole split, mean over images; {} unless asked.
+
+        Keys are those of the log: "loss", "loss_cls" and so on.
+        """
+        sums: dict[str, float] = {}
+        for arrays in self.batches if self._asked.loss else ():
+            batch = distributed.to_batch(arrays, self._mesh)
+            found = self._losses(variables, batch, self._key)
+            count = (distributed.to_host(batch.image_id) >= 0).sum()
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * count
+        return {k: float(v / len(self.dataset.records)) for k, v in sums.items()}
 
     def metrics(self, results: list[dict[str, Any]]) -> dict[str, Any]:
         """The figures of these results by `eval.metric`, overall and per class."""
@@ -197,6 +219,12 @@ def oddities(split: str, batches: loader.TrainBatches | loader.EvalBatches) -> s
     )
     found = [f"{count} {what}" for count, what in counts if count]
     return f"{split} images: {'; '.join(found)}" if found else ""
+
+
+def image_names(data: records.Dataset, rows: Sequence[int]) -> list[str]:
+    """File and id of rows of a data set, for messages; fillers (-1) left out."""
+    found = [data.records[row] for row in rows if row >= 0]
+    return [f"{record.path} (id {record.source_id!r})" for record in found]
 
 
 def train_batches(
@@ -256,8 +284,29 @@ def training_state(
     tx, scale = optimizer.make(run.train, plan.rate), None
     if run.model.dtype == "float16":
         scale = loss_scale.start(run.train.loss_scale)
-    state = create(start, tx, run.train.freeze, scale)
+    averaged = run.train.ema > 0
+    state = create(start, tx, run.train.freeze, scale, averaged=averaged)
     return distributed.replicate(state, mesh), tx
+
+
+def train_step(
+    run: config.Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
+) -> Callable:
+    """The run's step, see `training/step.py`.
+
+    Errors: images that do not divide by devices and parts.
+    """
+    train, shares = run.train, mesh.size * run.train.accumulate
+    if train.batch_size % shares:
+        raise ValueError(
+            f"train.batch_size {train.batch_size} does not divide by {mesh.size}"
+            f" devices times train.accumulate {train.accumulate}: choose a multiple of"
+            f" {shares}"
+        )
+    found, parts = detector(run.model), train.accumulate
+    return step.make_train_step(
+        found, tx, train.freeze, mesh, parts=parts, ema=train.ema
+    )
 
 
 def scratch_warning(run: config.Run) -> str:

@@ -30,6 +30,12 @@ def define_config(required: bool) -> None:
         flags.mark_flag_as_required("config")
 
 
+def define_require() -> None:
+    """Adds `--require=tpu|gpu|cpu`, see `training/devices.py`."""
+    kinds = ["tpu", "gpu", "cpu"]
+    flags.DEFINE_enum("require", None, kinds, "Stop unless JAX runs on this.")
+
+
 def checked(run: config.Run) -> config.Run:
     """The run, after `config.validate`.
 

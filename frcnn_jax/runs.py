@@ -1,14 +1,16 @@
 """The folder of a run, and which model a command line means: folder, file or name."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from frcnn_jax import build, cli, config, labels
+from frcnn_jax import __version__, build, cli, config, labels
 from frcnn_jax.convert import files, published
+from frcnn_jax.data.records import Dataset
 from frcnn_jax.labels import Labels
 from frcnn_jax.training import checkpoint, distributed
 from frcnn_jax.types import Variables
@@ -17,30 +19,59 @@ from frcnn_jax.types import Variables
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def save_run(workdir: Path, run: config.Run, labels: Labels) -> None:
+def save_run(
+    workdir: Path, run: config.Run, labels: Labels, data: Dataset | None = None
+) -> None:
     """Writes `config.json`, or checks that the one there describes the same model.
 
-    Errors: a workdir with another model, seed, batch size or classes; other differences
-    are printed.
+    Errors: a workdir with another model, seed, batch size, classes or (with `data`)
+    images; other differences are printed.
     """
+    images = {} if data is None else {"images": fingerprint(data)}
     path = workdir / "config.json"
     if path.exists():
         old, old_labels = load_run(workdir)
         changed = config.differences(old, run)
         for name, (before, now) in changed.items():
             print(f"changed since this run began: {name} {before!r} -> {now!r}")
-        fixed = ("model.", "seed", "train.batch_size", "train.freeze")
-        fixed += ("train.optimizer", "train.no_decay", "train.bias_rate")
-        broken = [name for name in changed if name.startswith(fixed)]
+        broken = [name for name, pair in changed.items() if _breaks(name, *pair)]
         if old_labels != labels:
             broken.append("the classes of the data")
+        kept = json.loads(path.read_text()).get("images")
+        if images and kept and kept != images["images"]:
+            broken.append("the images of the training data or their boxes")
         if broken:
             raise ValueError(
                 f"{workdir} holds a run with other settings ({', '.join(broken)}):"
                 " continue it with the old ones or choose another --workdir"
             )
-    content = {"run": config.to_dict(run), **labels._asdict()}
+    content = {"frcnn_jax": __version__, "run": config.to_dict(run)}
+    content |= {**labels._asdict(), **images}
     path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def fingerprint(data: Dataset) -> str:
+    """Return a text that another order, number or labelling of images would change."""
+    rows = ((r.source_id, r.width, r.height, len(r.labels)) for r in data.records)
+    digest = hashlib.sha256(repr(list(rows)).encode()).hexdigest()
+    return f"{len(data.records)} images, {digest[:16]}"
+
+
+# Fields that decide shapes, what is in the optimiser's state, or which image is read
+# when: a run with another value would not be the same run continued.
+FIXED = ("model.", "seed", "train.batch_size", "train.freeze", "train.optimizer")
+FIXED += ("train.no_decay", "train.bias_rate", "data.train", "data.val_fraction")
+FIXED += ("data.classes", "data.image_ids", "data.fraction", "data.keep_empty")
+FIXED += ("data.min_box_side", "data.voc_inclusive", "data.buckets", "data.crop")
+# Of these only zero or not decides what the optimiser keeps.
+SWITCHES = ("train.clip_norm", "train.momentum", "train.weight_decay")
+
+
+def _breaks(name: str, before: Any, now: Any) -> bool:
+    """Say whether a run with this change cannot be continued."""
+    if name in SWITCHES:
+        return bool(before) != bool(now)
+    return name.startswith(FIXED)
 
 
 def load_run(workdir: str | Path) -> tuple[config.Run, Labels]:
@@ -113,8 +144,16 @@ def published_run(row: published.Published) -> config.Run:
     return cli.run_of(file)
 
 
-def trained(run: config.Run, workdir: str | None, weights: str | None) -> Trained:
-    """A model from a run's folder, from a weights file, or both (the file wins)."""
+def trained(
+    run: config.Run,
+    workdir: str | None,
+    weights: str | None,
+    which: str = checkpoint.LATEST,
+) -> Trained:
+    """A model from a run's folder, from a weights file, or both (the file wins).
+
+    `which` is the checkpoint of a folder: "latest" or "best".
+    """
     own = None if workdir is None else load_run(workdir)[1]
     if weights is not None:
         loaded = build.variables(run, weights)
@@ -122,8 +161,9 @@ def trained(run: config.Run, workdir: str | None, weights: str | None) -> Traine
         return Trained(run, named, loaded, weights, None)
     like = distributed.replicate(build.fresh_variables(run), distributed.make_mesh(1))
     with checkpoint.Checkpoints(workdir, run.train.keep_checkpoints) as saved:
-        found, number = saved.restore_variables(like)
-    return Trained(run, own, found, f"{workdir} at step {number}", number)
+        found, number = saved.restore_variables(like, which)
+    name = f"{workdir} at step {number}" + (" (best)" if which != "latest" else "")
+    return Trained(run, own, found, name, number)
 
 
 def with_own_model(run: config.Run, own: config.Run) -> config.Run:

@@ -17,6 +17,7 @@ PROGRAM = """
 import sys
 from absl import flags
 from frcnn_jax import cli, config
+from frcnn_jax.evaluation import checked
 
 cli.define_config(required=sys.argv[1] == "required")
 del sys.argv[1]
@@ -26,7 +27,9 @@ FLAGS = flags.FLAGS
 
 def main(argv):
     if argv[1:2] == ["fail"]:
-        raise {"value": ValueError("no luck"), "disk": OSError(28, "No space")}[argv[2]]
+        broken = checked.Refused("broken boxes")
+        faults = {"value": ValueError("no luck"), "disk": OSError(28, "No space")}
+        raise {**faults, "broken": broken}[argv[2]]
     run = FLAGS.config
     if run is None:
         run = cli.with_fields(config.Run(seed=7))
@@ -165,7 +168,8 @@ def get_config():
     ("word", "message"),
     {
         "--config.model.backbone.depth=101": "--config.model.backbone.depth:"
-        " model.backbone is a VGG16 here, without 'depth'; it has width",
+        " model.backbone is a VGG16 here, without 'depth'; it has width, norm,"
+        " norm_eps",
         "--config.model.fpn.levels=4": "--config.model.fpn.levels: model.fpn is None"
         " here, which has no fields",
         "--config.model.backbone.widht=4": "--config.model.backbone.widht: there is no"
@@ -208,11 +212,16 @@ def test_a_required_file_is_asked_for(program):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("value", "no luck"), ("disk", "[Errno 28] No space")]
+    ("kind", "code", "message"),
+    [
+        ("value", 1, "no luck"),
+        ("disk", 1, "[Errno 28] No space"),
+        ("broken", 2, "broken boxes"),  # detections that must not be scored
+    ],
 )
-def test_expected_errors_end_a_script_in_one_line(program, kind, message):
+def test_expected_errors_end_a_script_in_one_line(program, kind, code, message):
     done = program(DEMO, "fail", kind)
-    assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+    assert (done.returncode, done.stderr) == (code, f"error: {message}\n")
     told = program(DEMO, "fail", kind, "--debug_errors").stderr
     assert told.startswith("Traceback") and told.endswith(f"error: {message}\n")
 

@@ -147,6 +147,13 @@ def test_a_broken_rule_names_the_field_its_value_and_the_way_out(field, value, h
             {"model__dtype": "float16", "train__loss_scale": 0.0},
             "train.loss_scale is 0.0: model.dtype float16 needs a scale",
         ),
+        ({"train__ema": 1.0}, "train.ema is 1.0: must lie in 0..1, below 1"),
+        (
+            {"train__accumulate": 3},
+            "train.accumulate is 3: must divide train.batch_size, which is 16",
+        ),
+        ({"train__accumulate": 0}, "train.accumulate is 0: must be 1 or more"),
+        ({"train__patience": -1}, "train.patience is -1: must not be negative"),
         (
             {"data__classes": ("person",)},
             "model.num_classes is 80: data.classes names 1: set it to 1, or to 0",

@@ -80,7 +80,7 @@ def narrow_weights(folder: Path) -> None:
     """`weights.safetensors` and `resnet18.safetensors` with the peers' names."""
     from safetensors.numpy import save_file
 
-    from frcnn_jax import runs
+    from frcnn_jax import build, runs
     from frcnn_jax.convert import imagenet, mmdet
 
     own, _ = runs.load_run(folder / "runs/r50")

@@ -1,8 +1,10 @@
+import dataclasses
 import re
 
 import pytest
 
 from frcnn_jax import config, labels, runs
+from frcnn_jax.data import sources
 
 LABELS = labels.Labels(("cat", "dog"), (3, "7"))
 
@@ -78,3 +80,36 @@ def test_published_weights_bring_their_configuration(monkeypatch, tmp_path, caps
         runs.chosen(None, None, "torchvision:resnet50")
     with pytest.raises(ValueError, match="nearest: mmdet:r50_fpn_1x"):
         runs.chosen(own, None, "mmdet:r50_fpn_1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "goes_on"),
+    [
+        ("lr", 0.5, True),
+        ("epochs", 13.0, True),
+        ("clip_norm", 1.0, False),  # none before: the optimiser keeps another state
+        ("momentum", 0.8, True),
+        ("momentum", 0.0, False),
+        ("weight_decay", 0.5, True),
+        ("weight_decay", 0.0, False),
+        ("batch_size", 8, False),
+    ],
+)
+def test_what_may_change_in_a_run(tmp_path, name, value, goes_on):
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    run = config.Run()
+    setattr(run.train, name, value)
+    if goes_on:
+        runs.save_run(tmp_path, run, LABELS)
+        return
+    with pytest.raises(ValueError, match=rf"\(train.{name}\): continue it"):
+        runs.save_run(tmp_path, run, LABELS)
+
+
+def test_other_images_are_another_run(tmp_path, tiny_run, capsys):
+    data = sources.load(tiny_run.data, "train", True)
+    runs.save_run(tmp_path, tiny_run, LABELS, data)
+    runs.save_run(tmp_path, tiny_run, LABELS, data)
+    fewer = dataclasses.replace(data, records=data.records[1:])
+    with pytest.raises(ValueError, match="the images of the training data or their"):
+        runs.save_run(tmp_path, tiny_run, LABELS, fewer)

@@ -243,3 +243,14 @@ def test_contact_sheet_of_one_needs_one_column():
 def test_an_empty_sheet_is_an_error(count, columns):
     with pytest.raises(ValueError, match="is empty"):
         vis.contact_sheet([grey()] * count, columns)
+
+
+def test_outlines_have_no_tag_and_leave_the_image_alone():
+    image = np.full((60, 80, 3), 128, np.uint8)
+    boxes = np.array([[20, 20, 60, 50], [0, 0, 0, 0]])
+    drawn = vis.outline(image, boxes, 2)
+    assert (image == 128).all()
+    rows, columns = np.nonzero((drawn == vis.color(2)).all(2))
+    assert {20, 49} <= set(rows) and {20, 59} <= set(columns)
+    assert (drawn[25:45, 26:54] == 128).all() and (drawn[:15, 20:] == 128).all()
+    np.testing.assert_array_equal(vis.outline(image, boxes[:0]), image)

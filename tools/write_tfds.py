@@ -39,6 +39,9 @@ def write(splits: dict, out: str) -> str:
     """Writes data sets with the same classes, by split; returns the folder made."""
     import tensorflow_datasets
 
+    # TFDS would keep what is there and say nothing.
+    if there := [*Path(out).glob("*/*/dataset_info.json")]:
+        raise FileExistsError(f"{there[0].parent} is there already; name another --out")
     first = next(iter(splits.values()))
     splits = {k: records.align_classes(d, first.class_names) for k, d in splits.items()}
     builder = builder_class(first)(splits, data_dir=out, file_format="array_record")

@@ -32,6 +32,7 @@ CHOICES = {
     "model.rpn.box_loss": ("l1", "smooth_l1"),
     "model.rpn.loss_count": ("mmdet", "sampled", "slots"),
     "train.optimizer": ("sgd", "adamw"),
+    "train.on_nonfinite": ("stop", "rollback"),
     "eval.metric": ("coco", "voc07", "voc"),
     "eval.backend": ("pycocotools", "faster"),
     "model.roi.pooling": ("align", "point_align", "max"),
@@ -66,20 +67,24 @@ def validate(run: Run) -> None:
 
 def _validate_numbers(values: dict[str, Any]) -> None:
     at_least_one = ("train.batch_size", "eval.batch_size", "train.log_every")
+    at_least_one += ("train.max_nonfinite",)
     at_least_one += ("model.fpn.channels", "model.rpn.channels", "model.rpn.convs")
     at_least_one += ("model.backbone.groups", "model.backbone.group_width")
     at_least_one += ("model.roi.pool_size", "model.roi.samples", "model.rpn.samples")
     at_least_one += ("model.roi.max_detections", "data.threads", "data.prefetch")
+    at_least_one += ("data.max_image_pixels", "train.accumulate")
     for name in at_least_one:
         if values.get(name, 1) < 1:
             _fail(name, values[name], "must be 1 or more")
     if values["model.backbone.width"] <= 0:
         _fail("model.backbone.width", values["model.backbone.width"], "must be above 0")
     fractions = [k for k in values if k.endswith(("_iou", "_fraction", "_threshold"))]
-    for name in (*fractions, "data.flip"):
+    for name in (*fractions, "data.flip", "data.crop_visible"):
         if not 0 <= values[name] <= 1:
             _fail(name, values[name], "must lie in 0..1")
     not_negative = ("train.lr", "train.warmup_steps", "train.weight_decay", "seed")
+    not_negative += ("data.brightness", "data.contrast", "data.saturation", "data.hue")
+    not_negative += ("train.patience",)
     not_negative += ("train.bias_rate", "train.clip_norm", "model.roi.sampling_ratio")
     for name in not_negative:
         if values[name] < 0:
@@ -105,6 +110,11 @@ def _validate_training(run: Run) -> None:
         if not all(0 <= value < 1 for value in values):
             value = getattr(train, name)
             _fail(f"train.{name}", value, "must lie in 0..1, below 1")
+    if not 0 <= train.ema < 1:
+        _fail("train.ema", train.ema, "must lie in 0..1, below 1")
+    if train.batch_size % train.accumulate:
+        rule = f"must divide train.batch_size, which is {train.batch_size}"
+        _fail("train.accumulate", train.accumulate, rule)
     if run.model.dtype == "float16" and not 1 <= train.loss_scale < math.inf:
         rule = "model.dtype float16 needs a scale of 1 or more, such as 65536"
         _fail("train.loss_scale", train.loss_scale, rule)
@@ -200,6 +210,12 @@ def _validate_data(run: Run) -> None:
         _fail("data.buckets", data.buckets, "each must be (H, W), multiples of 32")
     if not data.short_sides or min(data.short_sides) < 1:
         _fail("data.short_sides", data.short_sides, "needs one or more sizes in pixels")
+    if data.crop and (len(data.crop) != 2 or any(s < 32 or s % 32 for s in data.crop)):
+        _fail("data.crop", data.crop, "must be (H, W), multiples of 32")
+    jitter = data.scale_jitter
+    if jitter and (len(jitter) != 2 or not 0 < jitter[0] <= jitter[1] or not data.crop):
+        rule = "must be (lowest, highest), above 0, and needs data.crop"
+        _fail("data.scale_jitter", jitter, rule)
     if not 0 < data.fraction <= 1:
         _fail("data.fraction", data.fraction, "must lie above 0, and at most be 1")
     if not 0 < data.val_fraction < 1:

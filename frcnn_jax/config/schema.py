@@ -28,11 +28,21 @@ class Data:
     size_rule: str = "round"  # of resized sides; "floor" = torchvision
     resize: str = "cv2_u8"  # as mmdetection; see data/transforms.py: "cv2_f32", "pil"
     flip: float = 0.5  # probability of a horizontal flip
+    crop: tuple[int, ...] = ()  # (H, W): training images are cut to it; () = not
+    crop_keeps_box: bool = False  # the centre of a box stays inside
+    crop_visible: float = 0.0  # boxes are dropped with a smaller share of them left
+    scale_jitter: tuple[float, ...] = ()  # (0.1, 2.0) of what fits `crop`; () = off
+    brightness: float = 0.0  # factors 1 - x to 1 + x, as torchvision's ColorJitter
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turns of the colour circle, either way
+    exact_decode: bool = True  # False: large JPEGs are decoded at 1/2, 1/4 or 1/8
     buckets: tuple[tuple[int, int], ...] = ()  # (H, W); () = one per orientation, tight
     max_boxes: int = 0  # ground-truth rows per image; 0 = what the data needs
     keep_empty: bool = True  # train on images without objects
     min_box_side: float = 1.0  # smaller boxes are no training target (original pixels)
     on_bad_image: str = "error"  # or "skip": the next readable image takes its place
+    max_image_pixels: int = 178_956_970  # larger files are refused; Pillow's own limit
     threads: int = 8  # each fills a batch of its own, so at most `prefetch` of them
     prefetch: int = 8  # batches
 
@@ -193,6 +203,11 @@ class Train:
     loss_scale: float = 65536.0
     # Patterns of whole parameter paths (regular expressions) that do not learn.
     freeze: tuple[str, ...] = ("backbone/(stem|layer1)/.*",)
+    accumulate: int = 1  # parts that a batch is computed in, one after the other
+    ema: float = 0.0  # decay of averaged weights, such as 0.9998; 0 = none
+    patience: int = 0  # evaluations without a better AP that end the run; 0 = off
+    max_nonfinite: int = 10  # steps in a row without effect, before ...
+    on_nonfinite: str = "stop"  # or "rollback": to the last checkpoint, once
     log_every: int = 50  # steps
     eval_every: float = 1.0  # epochs; 0 = only at the end
     checkpoint_every: int = 0  # steps; 0 = at each evaluation
@@ -206,6 +221,7 @@ class Eval:
     metric: str = "coco"  # or "voc07" (11 recalls), "voc" (area), both at IoU 0.5
     backend: str = "pycocotools"  # of the COCO metric; or "faster": faster-coco-eval
     split: str = ""  # "" = data.val
+    loss: bool = False  # the training loss on these images too
     batch_size: int = 8  # images per step over all devices
     max_pictures: int = 16  # drawn by the demo and by eval.py --pictures
 

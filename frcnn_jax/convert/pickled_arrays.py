@@ -113,9 +113,10 @@ class Storage:
             data = self._fetch(self)
             values = np.ndarray((self.count,), STORAGES[self.kind], data)
             if self.kind == "torch.BFloat16Storage":  # the upper half of a float32
-                values = values.astype("<u4")
-                values <<= 16
-                values = np.ndarray(values.shape, "<f4", values)
+                half, values = values, np.empty(self.count, "<f4")
+                bits = values.view("<u4")
+                bits[:] = half
+                bits <<= 16
             self._values = weakref.ref(values)
         return values
 

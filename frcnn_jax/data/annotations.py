@@ -9,7 +9,7 @@ Not here: files and images (see `sources`), masks, keypoints.
 """
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -110,21 +110,6 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _lookup(table: dict, annotation: dict, name: str) -> int:
-    key = annotation.get(name)
-    try:
-        return table[key]
-    except (KeyError, TypeError):
-        known = [repr(k) for k in table]
-        near = get_close_matches(repr(key), known, n=1, cutoff=0.0)
-        list_name = "images" if name == "image_id" else "categories"
-        raise ValueError(
-            f"has the {name} {key!r}, which is not among the {len(known)}"
-            f" {list_name} ({', '.join(known[:NAMED])}"
-            f"{', ...' if len(known) > NAMED else ''}); did you mean {near[0]}?"
-        ) from None
-
-
 def image_sizes(images: list[dict]) -> np.ndarray:
     """Return (width, height) of every image, [I, 2] float64."""
     return np.array([(i["width"], i["height"]) for i in images], np.float64)
@@ -173,8 +158,13 @@ def finding_of(
     """Return the finding of row `k` of the columns, with its box."""
     row = int(columns.row[k])
     a = annotations[row]
-    box = f"bbox {a['bbox']}"
+    box = box_text(a["bbox"])
     return Finding(fault, source, a["image_id"], annotation_id(a, row), box)
+
+
+def box_text(box: Sequence[float]) -> str:
+    """Return a bbox for people: "bbox [595.2, 144, 64, 96]"."""
+    return f"bbox [{', '.join(f'{side:.6g}' for side in box)}]"
 
 
 def box_filter(
@@ -206,7 +196,9 @@ def box_filter(
     size = image_sizes(images)[columns.image]
     visible = np.minimum(low + side, size) - np.maximum(low, 0)
     # A box of no size has nothing visible wherever it is: outside only if beyond.
-    outside = ((visible < 0) | ((visible == 0) & (side > 0))).any(1)
+    # A sliver would have no width in float32 after resizing, and a loss of NaN.
+    sliver = (visible <= ROUNDING) & (side > ROUNDING)
+    outside = ((visible < 0) | sliver).any(1)
     small = (side < data.min_box_side).any(1) | (side <= 0).any(1)
     keep = np.ones(len(side), bool)
     reasons = [("left-out", columns.label == 0), ("outside", outside)]

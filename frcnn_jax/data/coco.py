@@ -14,6 +14,8 @@ from frcnn_jax.data.findings import NAMED, Findings
 from frcnn_jax.data.records import Raw
 
 PREFIX = "instances_"
+LARGE = 1_000_000_000  # bytes of JSON that are worth a word
+MEMORY = 7  # times the size of the JSON while it is read, as measured with 138 MB
 BESIDE = "_annotations.coco.json"  # as Roboflow exports: in the folder of the images
 
 
@@ -65,6 +67,9 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _read_json(source: Path) -> dict[str, Any]:
+    if (size := source.stat().st_size) > LARGE:
+        memory = f"{MEMORY * size / 1e9:.0f} GB of memory"
+        print(f"{source}: {size / 1e9:.1f} GB of JSON take about {memory}", flush=True)
     raw = source.read_bytes()
     try:
         text = raw.decode("utf-8-sig")

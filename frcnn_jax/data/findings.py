@@ -6,7 +6,7 @@ Readers add what they find and go on; `raise_errors` stops for all errors at onc
 the data check shows every finding instead.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,15 +32,22 @@ class Finding(NamedTuple):
     annotation: Any = None  # id of the annotation
     detail: str = ""  # what is there, in a few words
 
-    def text(self) -> str:
-        """Say where and what in one line."""
-        ids = [
-            f"{kind} {value!r}"
-            for kind, value in (("image", self.image), ("annotation", self.annotation))
-            if value is not None
-        ]
-        place = f"{self.where}, {', '.join(ids)}" if ids else self.where
-        return f"{place}: {self.detail}" if self.detail else place
+    def text(self, source: str = "", names: Mapping[Any, str] | None = None) -> str:
+        """Say where and what in one line.
+
+        The file is left out where it is `source`; `names` are file names by image id.
+        """
+        names, known = names or {}, isinstance(self.image, int | str)
+        name = names.get(self.image) if known else None
+        if name and str(self.image).endswith(name):
+            name = None  # the id says it
+        parts = [] if self.where == source else [self.where]
+        if self.image is not None:
+            parts.append(f"image {self.image!r}" + (f" ({name})" if name else ""))
+        if self.annotation is not None:
+            parts.append(f"annotation {self.annotation!r}")
+        place = ", ".join(parts)
+        return ": ".join(part for part in (place, self.detail) if part) or self.where
 
 
 FAULTS = {
@@ -66,6 +73,50 @@ FAULTS = {
         "image files missing",
         'add them, or set data.on_bad_image to "skip" to go on without them',
     ),
+    "unreadable-image": Fault(
+        "error",
+        "image files that cannot be read",
+        'repair or replace them, or set data.on_bad_image to "skip" to go on without'
+        " them",
+    ),
+    "damaged-image": Fault(
+        "error",
+        "JPEG files with damaged data inside: part of the picture is wrong",
+        "copy them again or replace them; training would not notice",
+    ),
+    "too-many-pixels": Fault(
+        "error",
+        "pictures of more pixels than data.max_image_pixels",
+        "make them smaller, or raise that number if they are meant",
+    ),
+    "size-and-boxes": Fault(
+        "error",
+        "pictures of another size than stated, which their boxes leave",
+        "correct width and height, or the file",
+    ),
+    "other-size": Fault(
+        "warn", "pictures of another size than stated, used as they are"
+    ),
+    "unturned": Fault(
+        "warn",
+        "pictures used without their EXIF rotation, because the stated size is that of"
+        " the stored pixels",
+    ),
+    "frames": Fault(
+        "warn", "files of several pages or frames, of which the first is used"
+    ),
+    "see-through": Fault(
+        "warn", "pictures with transparent parts, used with the colours hidden there"
+    ),
+    "converted": Fault("fix", "pictures converted to RGB of 8 bits"),
+    "same-image": Fault(
+        "warn", "images with the same file contents as another of the split"
+    ),
+    "leak": Fault(
+        "warn",
+        "images of other splits that training has seen (the same file contents)",
+        "keep them in one split, or the scores will flatter",
+    ),
     "missing-annotation": Fault(
         "error",
         "annotation files missing",
@@ -82,6 +133,10 @@ FAULTS = {
         "lines of label files that are no boxes",
         "write `class cx cy width height` in shares of the picture",
     ),
+    "background": Fault(
+        "warn",
+        "images without objects, background in training (data.keep_empty)",
+    ),
     "empty-image": Fault("fix", "images without boxes dropped (data.keep_empty)"),
     "not-chosen": Fault("fix", "images not chosen (data.image_ids, data.fraction)"),
     # Categories
@@ -89,6 +144,11 @@ FAULTS = {
         "error",
         "categories without a name, or with the id or name of another",
         "give each its own id and name",
+    ),
+    "class-names": Fault(
+        "error",
+        "splits with other classes than the one trained on",
+        "make the names equal in both, or choose common ones with data.classes",
     ),
     "left-out": Fault("fix", "boxes of classes left out dropped (data.classes)"),
     # Annotations
@@ -130,6 +190,16 @@ FAULTS = {
         "warn",
         "boxes that repeat another of the same class in the same image",
         "remove one of each pair",
+    ),
+    "near-duplicate": Fault(
+        "warn",
+        "boxes that cover another of the same class almost wholly (IoU above 0.8)",
+        "look whether one object was marked twice",
+    ),
+    "tiny": Fault(
+        "warn",
+        "boxes with a side under 4 pixels, hardly to be learned",
+        "mark them as crowds, or remove them if they are slips",
     ),
     "no-area": Fault("fix", "annotations without area, filled with width * height"),
     "no-crowd": Fault("fix", "annotations without iscrowd, filled with 0"),

@@ -12,6 +12,7 @@ state is not used, because the step alone says where a run is.
 Not here: the move to devices.
 """
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ import cv2
 import numpy as np
 
 from frcnn_jax import config
-from frcnn_jax.data import batching, transforms
+from frcnn_jax.data import augment, batching, transforms
+from frcnn_jax.data.augment import Drawn
 from frcnn_jax.data.records import Dataset, Record
-from frcnn_jax.data.transforms import BadImage, Sample
+from frcnn_jax.data.transforms import BadImage, Pixels, Sample
 
 log = logging.getLogger(__name__)
 
@@ -69,19 +71,16 @@ class _Reader:
         self.buckets, self.of_record = buckets, of_record
         self.oddities = Oddities()
 
-    def sample(self, row: int, short_side: int, flip: bool) -> Sample:
+    def sample(self, row: int, drawn: Drawn) -> Sample:
         """Read one record; BadImage names file and id."""
-        record = self.records[row]
+        record, data = self.records[row], self.data
         try:
-            pixels = transforms.read_pixels(record)
-            sample = transforms.make_sample(
-                pixels.image,
-                record,
-                self.data,
-                short_side=short_side,
-                flip=flip,
-                image_id=row,
-            )
+            enough = 0.0
+            if not data.exact_decode:
+                wanted = augment.resized_hw(record.height, record.width, data, drawn)
+                enough = wanted[0] / record.height
+            pixels = transforms.read_pixels(record, data.max_image_pixels, enough)
+            sample = augment.make_sample(pixels, record, data, drawn, row)
             self._check_canvas(sample, record)
         except BadImage as error:
             raise BadImage(f"{error} (image id {record.source_id!r})") from error
@@ -100,10 +99,10 @@ class _Reader:
                 f" canvas {bucket} chosen by that; correct width and height there"
             )
 
-    def sample_or_none(self, row: int, short_side: int, flip: bool) -> Sample | None:
+    def sample_or_none(self, row: int, drawn: Drawn) -> Sample | None:
         """Read one record; None for an unreadable one under "skip", counted."""
         try:
-            return self.sample(row, short_side, flip)
+            return self.sample(row, drawn)
         except BadImage as error:
             if self.data.on_bad_image == "error":
                 raise BadImage(
@@ -112,13 +111,11 @@ class _Reader:
             self.oddities.add("bad", row, f"skipped: {error}")
             return None
 
-    def sample_or_next(
-        self, row: int, members: np.ndarray, *, short_side: int, flip: bool
-    ) -> Sample:
+    def sample_or_next(self, row: int, members: np.ndarray, drawn: Drawn) -> Sample:
         """Read one record or, under "skip", the next readable one of its bucket."""
         start = int(np.searchsorted(members, row))
         for candidate in np.roll(members, -start):
-            sample = self.sample_or_none(int(candidate), short_side, flip)
+            sample = self.sample_or_none(int(candidate), drawn)
             if sample is not None:
                 return sample
         raise BadImage(
@@ -139,19 +136,28 @@ class TrainBatches:
         rows: slice,
         start_step: int,
     ):
-        """Start the threads at `start_step`."""
+        """Keep the plan; threads start with the first batch."""
         self.schedule, self.buckets = schedule, reader.buckets
         self.max_boxes = max_boxes
         self._reader, self._rows = reader, rows
-        self._batches = iter(_threaded(schedule, self._load, reader.data, start_step))
+        self._start, self._batches = start_step, None
 
     def __iter__(self) -> Iterator[Arrays]:
         """Return itself: there is one position in the stream."""
         return self
 
     def __next__(self) -> Arrays:
-        """Return the next batch."""
+        """Return the next batch; the first call starts the threads."""
+        if self._batches is None:
+            plans = _threaded(self.schedule, self._load, self._reader.data, self._start)
+            self._batches = iter(plans)
         return next(self._batches)
+
+    def start_at(self, step: int) -> None:
+        """Begin with the batch of this step instead; before the first batch only."""
+        if self._batches is not None:
+            raise ValueError(f"start_at({step}): the batches have begun")
+        self._start = step
 
     @property
     def bad_images(self) -> int:
@@ -165,7 +171,8 @@ class TrainBatches:
 
     def close(self) -> None:
         """Stop the threads."""
-        self._batches.close()
+        if self._batches is not None:
+            self._batches.close()
 
     def _load(self, plan: batching.Plan) -> Arrays:
         reader, members = self._reader, self.schedule.members[plan.bucket]
@@ -174,11 +181,9 @@ class TrainBatches:
             # Seeded by the place in the global batch: augmentation is the same for any
             # number of processes and threads.
             rng = np.random.default_rng([self.schedule.seed, plan.step, position])
-            short_side, flip = transforms.draw(reader.data, rng)
+            drawn = augment.draw(reader.data, rng)
             row = int(plan.rows[position])
-            samples.append(
-                reader.sample_or_next(row, members, short_side=short_side, flip=flip)
-            )
+            samples.append(reader.sample_or_next(row, members, drawn))
         return batching.collate(samples, self.buckets[plan.bucket], self.max_boxes)
 
 
@@ -216,11 +221,9 @@ class EvalBatches:
         return self._reader.oddities.count("odd")
 
     def _load(self, plan: batching.Plan) -> Arrays:
-        short_side = self._reader.data.eval_short_side
+        plain = Drawn(self._reader.data.eval_short_side)
         samples = [
-            self._reader.sample_or_none(int(row), short_side, False)
-            if row >= 0
-            else None
+            self._reader.sample_or_none(int(row), plain) if row >= 0 else None
             for row in plan.rows[self._rows]
         ]
         return batching.collate(samples, self.buckets[plan.bucket], self.max_boxes)
@@ -246,8 +249,12 @@ def train_batches(
     takes its place under its own row.
     """
     rows = _process_rows(batch_size, process_index, process_count)
-    short_side = max(data.short_sides)
-    reader = _reader(dataset, data, short_side=short_side)
+    if data.crop:
+        cv2.setNumThreads(1)
+        one = np.zeros(len(dataset.records), np.int32)
+        reader = _Reader(dataset, data, (tuple(data.crop),), one)
+    else:
+        reader = _reader(dataset, data, short_side=max(data.short_sides))
     return TrainBatches(
         reader,
         batching.Schedule(reader.of_record, batch_size, seed),
@@ -273,6 +280,7 @@ def eval_batches(
     "skip", become filler and are counted in `bad_images`.
     """
     rows = _process_rows(batch_size, process_index, process_count)
+    data = uncropped(data)
     reader = _reader(dataset, data, short_side=data.eval_short_side)
     return EvalBatches(
         reader,
@@ -289,14 +297,18 @@ def load_image(path: str | Path, data: config.Data) -> Sample:
     samples follow from their resized sizes: resizing again changes nothing. Raises
     BadImage.
     """
-    image = transforms.decode(path)
+    image = transforms.decode(path, data.max_image_pixels)
     h, w = image.shape[:2]
     none = np.zeros(0, np.int32)
     boxes = np.zeros((0, 4), np.float32)
     record = Record(Path(path), 0, w, h, boxes, none, none.astype(bool))
-    return transforms.make_sample(
-        image, record, data, short_side=data.eval_short_side, flip=False, image_id=0
-    )
+    pixels, drawn = Pixels(image, "", (h, w)), Drawn(data.eval_short_side)
+    return augment.make_sample(pixels, record, uncropped(data), drawn, 0)
+
+
+def uncropped(data: config.Data) -> config.Data:
+    """Return the fields for whole images, as scoring and prediction see them."""
+    return dataclasses.replace(data, crop=(), scale_jitter=())
 
 
 def _reader(dataset: Dataset, data: config.Data, *, short_side: int) -> _Reader:

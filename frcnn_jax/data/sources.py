@@ -27,6 +27,8 @@ TITLES = {
     "yolo": "YOLO labels",
     "tfds": "TensorFlow Datasets",
 }
+# What `data.on_bad_image` speaks of.
+BAD_IMAGES = ("missing-image", "unreadable-image", "too-many-pixels", "size-and-boxes")
 
 
 class Examined(NamedTuple):
@@ -61,7 +63,7 @@ def load(data: config.Data, split: str, training: bool) -> Dataset:
 
 def examine(data: config.Data, split: str, training: bool) -> Examined:
     """Read one split and find all that is odd, raising only for what is unreadable."""
-    skip = ("missing-image",) if data.on_bad_image == "skip" else ()
+    skip = BAD_IMAGES if data.on_bad_image == "skip" else ()
     findings = Findings(skip)
     raw = _chosen(read(data, split, findings), data, training, findings)
     return Examined(raw, findings, _build(raw, data, training, findings))
@@ -156,7 +158,8 @@ def _read(data: config.Data, what: str, split: str, findings: Findings) -> Raw:
             inclusive = data.voc_inclusive
             return voc.read(root, split, inclusive=inclusive, findings=findings)
         case "tfds":
-            return tfds.read(data.root, split, findings)
+            inclusive = data.voc_inclusive
+            return tfds.read(data.root, split, inclusive=inclusive, findings=findings)
 
 
 def _drawn(count: int, share: float) -> np.ndarray:
@@ -188,13 +191,14 @@ def _chosen(raw: Raw, data: config.Data, training: bool, findings: Findings) -> 
     A split to score that holds none of the ids stays whole.
     """
     ids = [str(_id(image)) for image in raw.content["images"]]
-    unknown = [key for key in data.image_ids if key not in set(ids)]
+    wanted, known = set(data.image_ids), set(ids)
+    unknown = [key for key in data.image_ids if key not in known]
     if training and unknown:
         near = hint(unknown[0], ids)
         raise ValueError(f"data.image_ids: {unknown[0]!r} is not in {raw.source}{near}")
     keep = np.ones(len(ids), bool)
     if data.image_ids and len(unknown) < len(data.image_ids):
-        keep = np.array([key in data.image_ids for key in ids], bool)
+        keep = np.array([key in wanted for key in ids], bool)
     if training and data.fraction < 1:
         rows = np.flatnonzero(keep)
         keep[rows[~_drawn(len(rows), data.fraction)]] = False

@@ -1,7 +1,8 @@
 """TensorFlow Datasets, read through `tfds.data_source` without TensorFlow.
 
 `tfds:NAME/CONFIG:VERSION` names a prepared data set in TFDS's own folder
-(`TFDS_DATA_DIR`), `tfds:DIR` a prepared folder; it has to be in the array_record format
+(`TFDS_DATA_DIR`), without a version the newest there, and `tfds:DIR` a prepared folder;
+it has to be in the array_record format
 (`download_and_prepare(file_format="array_record")`). Any set with an `image` and a
 sequence of objects with `bbox` and `label` will do. Boxes are TFDS's shares of the
 picture (1e-4 pixel from the originals), or exact where tools/write_tfds.py wrote them.
@@ -11,6 +12,7 @@ can be written, so that it happens once.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ def splits(root: str) -> list[str]:
     return sorted(_builder(root).info.splits)
 
 
-def read(root: str, split: str, findings: Findings) -> Raw:
+def read(root: str, split: str, *, inclusive: bool, findings: Findings) -> Raw:
     """Read a split, or a part of one such as "train[:10%]".
 
     Raises ValueError for a set without boxes, or that is not prepared for reading
@@ -58,6 +60,8 @@ def read(root: str, split: str, findings: Findings) -> Raw:
     own = NAMES in (builder.info.metadata or {})
     content = _kept(kept, len(rows)) or _scanned(rows, objects, ids, own)
     _keep(kept, content)
+    if inclusive and builder.name == "voc":
+        _count_from_0(content["annotations"])
     content["categories"] = [
         {"id": i, "name": name} for name, i in zip(names, ids, strict=True)
     ]
@@ -72,8 +76,8 @@ def _builder(root: str):
     import tensorflow_datasets as tfds
 
     name = root.removeprefix(PREFIX)
-    if (Path(name) / "dataset_info.json").is_file():
-        return tfds.builder_from_directory(name)
+    if folder := _prepared(name):
+        return tfds.builder_from_directory(str(folder))
     try:
         # With a version the code of the set is not run, which may need TensorFlow.
         return tfds.builder(name, try_gcs=False)
@@ -83,6 +87,16 @@ def _builder(root: str):
             f" {str(error)[:200]}). Give the version, as in tfds:coco/2017:1.1.0, or"
             " the prepared folder, tfds:DIR, that holds dataset_info.json"
         ) from error
+
+
+def _prepared(name: str) -> Path | None:
+    """Return the prepared folder of this name; of several versions the newest."""
+    if (Path(name) / "dataset_info.json").is_file():
+        return Path(name)
+    home = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    found = (home.expanduser() / name).glob("*.*.*/dataset_info.json")
+    folders = [p.parent for p in found if p.parent.name.replace(".", "").isdigit()]
+    return max(folders, key=lambda p: [*map(int, p.name.split("."))], default=None)
 
 
 def _objects_name(builder) -> str:
@@ -128,6 +142,13 @@ def _scanned(rows, objects: str, ids: list[Any], own: bool) -> dict[str, Any]:
                 }
             )
     return {"images": images, "annotations": annotations}
+
+
+def _count_from_0(annotations: list[dict]) -> None:
+    """Turn VOC's pixels, which TFDS's own voc hands on as they are, as `voc` does."""
+    for a in annotations:
+        x, y, w, h = a["bbox"]
+        a |= {"bbox": [x - 1, y - 1, w + 1, h + 1], "area": (w + 1) * (h + 1)}
 
 
 def _text(value: Any) -> str:

@@ -1,12 +1,11 @@
-"""From a file to the pixels and boxes of one sample: decode, resize, flip.
+"""From a file to pixels: decode, resize, flip, and boxes with them.
 
 Conventions: images are uint8 RGB [H, W, 3]. Boxes are xyxy, continuous; functions say
-whether they are in original or in network (resized) pixels. Nothing here is random
-but `draw`, which takes its generator.
+whether they are in original or in network (resized) pixels. Nothing here is random.
 
 Not here: normalisation (done on the device), padding (see `batching`), crops, colour
-changes. A JPEG with flipped bits inside decodes to wrong pixels without a word from
-OpenCV; only cut files are sure to be found.
+changes. A JPEG with flipped bits inside decodes to wrong pixels; only cut files are
+sure to be found here, some of the others by the data check (see `doctor.pictures`).
 """
 
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from frcnn_jax import config
+from frcnn_jax.data import headers
 from frcnn_jax.data.records import Record
 
 FORMATS = {  # first bytes -> name
@@ -27,11 +27,22 @@ FORMATS = {  # first bytes -> name
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
 }
+UNTURNED = "EXIF rotation not applied: the JSON goes without it"
+REDUCED = {  # for 1/2, 1/4, 1/8 of a JPEG's sides; IMREAD_COLOR_RGB still says colour
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # marker of a complete file
 
 
 class BadImage(ValueError):
     """An image file that cannot be used; the message names it and says why."""
+
+    def __init__(self, message: str, fault: str = "unreadable-image"):
+        """Keep the message; `fault` is its key in `findings.FAULTS`."""
+        super().__init__(message)
+        self.fault = fault
 
 
 class Sample(NamedTuple):
@@ -50,38 +61,55 @@ class Pixels(NamedTuple):
 
     image: np.ndarray  # [H, W, 3] uint8 RGB, original pixels
     note: str  # "" when file and record agree
+    full_hw: tuple[int, int]  # of the picture; larger than the image if that is reduced
 
 
-def decode(path) -> np.ndarray:
+def decode(path, max_pixels: int = config.Data.max_image_pixels) -> np.ndarray:
     """Read an image file as uint8 RGB [H, W, 3], turned as its EXIF tag says.
 
     16-bit images are scaled to 8 bits, grey ones repeated, alpha is dropped (the hidden
     colour shows), palettes and CMYK converted, of animations the first frame is taken.
-    Raises BadImage for a file that is missing, empty, cut off, or no image.
+    Raises BadImage for a file that is missing, empty, cut off, no image, of floats, or
+    of more than `max_pixels` pixels.
     """
-    return _decode(_read(path), path, upright=True)
+    encoded = _read(path)
+    _check_pixels(encoded, path, max_pixels)
+    return _decode(encoded, path, upright=True)
 
 
-def read_pixels(record: Record) -> Pixels:
+def read_pixels(
+    record: Record,
+    max_pixels: int = config.Data.max_image_pixels,
+    at_least: float = 0.0,
+) -> Pixels:
     """Decode a record's image and settle it with the size its JSON states.
 
     The picture turned by EXIF is used when it has the stated size; else the picture as
     stored, when that one has it; else, when all boxes lie in the file's picture, that
     picture, with a note. Raises BadImage when boxes leave it (one pixel is forgiven).
+    With `at_least` (a share of the sides, such as 0.3) JPEGs may be decoded at 1/2, 1/4
+    or 1/8 of their size where that is enough: several times faster, not the same.
     """
     encoded = _read(record.path)
-    turned = _decode(encoded, record.path, upright=True)
+    _check_pixels(encoded, record.path, max_pixels)
     stated_hw = (record.height, record.width)
+    parts = max((n for n in REDUCED if at_least and n * at_least <= 1), default=1)
+    if parts > 1 and _format(encoded) == "JPEG":
+        if headers.size(encoded) == stated_hw[::-1]:
+            reduced = _decode(encoded, record.path, upright=True, parts=parts)
+            return Pixels(reduced, "", stated_hw)
+    turned = _decode(encoded, record.path, upright=True)
     if turned.shape[:2] == stated_hw:
-        return Pixels(turned, "")
+        return Pixels(turned, "", stated_hw)
     stored = _decode(encoded, record.path, upright=False)
     if stored.shape[:2] == stated_hw:
-        return Pixels(stored, "EXIF rotation not applied: the JSON goes without it")
+        return Pixels(stored, UNTURNED, stated_hw)
     h, w = turned.shape[:2]
     sizes = f"the file is {w}x{h}, the JSON says {record.width}x{record.height}"
     if len(record.boxes) and (record.boxes[:, 2:].max(0) > (w + 1, h + 1)).any():
-        raise BadImage(f"{record.path}: {sizes} and boxes leave the file's picture")
-    return Pixels(turned, f"size differs from the JSON: {sizes}")
+        message = f"{record.path}: {sizes} and boxes leave the file's picture"
+        raise BadImage(message, "size-and-boxes")
+    return Pixels(turned, f"size differs from the JSON: {sizes}", (h, w))
 
 
 def _read(path) -> bytes:
@@ -91,8 +119,19 @@ def _read(path) -> bytes:
         raise BadImage(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _decode(encoded: bytes, path, *, upright: bool) -> np.ndarray:
+def _check_pixels(encoded: bytes, path, limit: int) -> None:
+    """Refuse what would fill the memory before it is decoded (40 us for a header)."""
+    count = headers.pixels(encoded)
+    if count and count > limit:
+        raise BadImage(
+            f"{path}: {count:,} pixels, and data.max_image_pixels is {limit:,}",
+            "too-many-pixels",
+        )
+
+
+def _decode(encoded: bytes, path, *, upright: bool, parts: int = 1) -> np.ndarray:
     flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    flags |= REDUCED.get(parts, 0)
     name = _format(encoded)
     if not encoded:
         raise BadImage(f"{path}: empty file")
@@ -104,6 +143,9 @@ def _decode(encoded: bytes, path, *, upright: bool) -> np.ndarray:
         reason = ""
     except cv2.error as error:
         image, reason = None, f": {error.err}"
+    if image is None and name == "TIFF":
+        why = "damaged, or of a kind not supported, such as 32 bits or floats"
+        raise BadImage(f"{path}: TIFF {why}{reason}")
     if image is None and name:
         raise BadImage(f"{path}: truncated, damaged or unsupported {name}{reason}")
     if image is None:
@@ -121,7 +163,7 @@ def _start(encoded: bytes) -> str:
 
 
 # Added to a side before its fraction is cut off, by `data.size_rule`.
-_ROUNDING = {"round": 0.5, "floor": 0.0}
+ROUNDING = {"round": 0.5, "floor": 0.0}
 
 
 def resized_hw(
@@ -134,7 +176,7 @@ def resized_hw(
     where 334 pixels make 799), both exact; but never below one pixel.
     """
     k = min(max_side / max(h, w), short_side / min(h, w))
-    half = _ROUNDING[rule]
+    half = ROUNDING[rule]
     return max(1, int(h * k + half)), max(1, int(w * k + half))
 
 
@@ -178,41 +220,3 @@ def hflip(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     w = np.float32(image.shape[1])
     x1, y1, x2, y2 = boxes.T
     return cv2.flip(image, 1), np.stack([w - x2, y1, w - x1, y2], axis=1)
-
-
-def draw(data: config.Data, rng: np.random.Generator) -> tuple[int, bool]:
-    """Draw one training image's short side and whether it is mirrored.
-
-    Both are always drawn, in this order, so that switching one off leaves the other.
-    """
-    sides = data.short_sides
-    if data.short_side_mode == "choice":
-        short_side = sides[rng.integers(len(sides))]
-    elif data.short_side_mode == "range":
-        short_side = int(rng.integers(min(sides), max(sides) + 1))
-    else:
-        raise ValueError(
-            f"data.short_side_mode is {data.short_side_mode!r}; it must be 'choice' or"
-            " 'range'"
-        )
-    return short_side, bool(rng.random() < data.flip)
-
-
-def make_sample(
-    image: np.ndarray,
-    record: Record,
-    data: config.Data,
-    *,
-    short_side: int,
-    flip: bool,
-    image_id: int,
-) -> Sample:
-    """Resize a decoded image and its record's boxes, then mirror both if `flip`."""
-    h, w = image.shape[:2]
-    hw = resized_hw(h, w, short_side, data.max_side, data.size_rule)
-    scale_xy = np.array([hw[1] / w, hw[0] / h], np.float32)
-    image = resize(image, hw, data.resize)
-    boxes = scale_boxes(record.boxes, scale_xy, hw)
-    if flip:
-        image, boxes = hflip(image, boxes)
-    return Sample(image, scale_xy, boxes, record.labels, record.crowd, image_id)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from frcnn_jax.data import headers
+from frcnn_jax.data.annotations import is_number
 from frcnn_jax.data.findings import Findings
 from frcnn_jax.data.records import Raw, no_split
 
@@ -73,7 +74,8 @@ def read(root: Path, split: str, *, inclusive: bool, findings: Findings) -> Raw:
             page = _page(source, findings)
             if page is None:
                 continue
-            picture = files.get(page.filename) or files.get(stem)
+            # The name of the XML decides, as in VOC: <filename> outlives renaming.
+            picture = files.get(stem) or files.get(page.filename)
             image = _image(place.prefix + stem, page, picture)
             content["images"].append(image)
             pictures.append(picture)
@@ -199,16 +201,15 @@ def _parsed(path: Path, _time: int, size: int) -> _Page | str:
     if size > MAX_BYTES:
         return f"{size} bytes, more than any annotation"
     raw = path.read_bytes()
-    # Entities can grow without bound or name other files; no annotation needs them.
-    if re.search(rb"<!\s*(DOCTYPE|ENTITY)", raw, re.IGNORECASE) or b"\0" in raw:
-        return "it declares a document type or entities; remove the declaration"
     try:
-        tree = ElementTree.fromstring(raw)
+        tree = _tree(raw)
     except ElementTree.ParseError as error:
         line, column = error.position
         return f"broken XML at line {line}, column {column}"
+    except (LookupError, ValueError) as error:
+        return str(error)
     size = tuple(_number(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-    good = all(isinstance(side, float) and side >= 1 for side in size)
+    good = all(is_number(side) and side >= 1 for side in size)
     return _Page(
         filename=Path((tree.findtext("filename") or "").strip()).name,
         size=(int(size[0]), int(size[1])) if good else None,
@@ -216,11 +217,34 @@ def _parsed(path: Path, _time: int, size: int) -> _Page | str:
     )
 
 
+def _tree(raw: bytes) -> ElementTree.Element:
+    _refuse_entities(raw)
+    try:
+        return ElementTree.fromstring(raw)
+    except (LookupError, ValueError):
+        # The parser knows no encodings of several bytes, such as GB2312; Python does.
+        encoding = re.search(rb"encoding=[\"']([\w.-]+)", raw)
+        if not encoding:
+            raise
+    text = re.sub(r"<\?xml.*?\?>", "", raw.decode(encoding[1].decode()), count=1)
+    _refuse_entities(text.encode())
+    return ElementTree.fromstring(text)
+
+
+def _refuse_entities(raw: bytes) -> None:
+    """Entities can grow without bound or name other files; no annotation needs them."""
+    if re.search(rb"<!\s*(DOCTYPE|ENTITY)", raw, re.IGNORECASE) or b"\0" in raw:
+        raise ValueError(
+            "it declares a document type or entities; remove the declaration"
+        )
+
+
 def _object(entry: ElementTree.Element) -> tuple[str, tuple, bool]:
     sides = ("xmin", "ymin", "xmax", "ymax")
     corners = tuple(_number(entry.findtext(f"bndbox/{side}")) for side in sides)
     name = " ".join((entry.findtext("name") or "").split())
-    return name, corners, (entry.findtext("difficult") or "0").strip() not in ("0", "")
+    difficult = (entry.findtext("difficult") or "").strip().lower()
+    return name, corners, difficult in ("1", "true", "yes")
 
 
 def _number(text: str | None) -> float | str | None:

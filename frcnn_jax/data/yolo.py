@@ -39,9 +39,9 @@ def splits(root: Path) -> list[str]:
 def read(root: Path, split: str, findings: Findings) -> Raw:
     """Read a split.
 
-    Findings: lines that are no boxes, pictures without a text file. Raises ValueError
-    for a description that cannot be used and FileNotFoundError for a split or folder
-    that is not there.
+    Findings: lines that are no boxes, pictures without a text file or a size. Raises
+    ValueError for a description that cannot be used and FileNotFoundError for a split
+    or folder that is not there.
     """
     source = description(root)
     told = _described(source)
@@ -57,6 +57,9 @@ def read(root: Path, split: str, findings: Findings) -> Raw:
         w, h = size or (1, 1)
         content["images"].append({"id": key, "file_name": key, "width": w, "height": h})
         pictures.append(picture if picture.is_file() else None)
+        if size is None and picture.is_file():  # shares of an unknown size
+            findings.add("unreadable-image", picture, image=key, detail=headers.NO_SIZE)
+            continue
         for class_number, box in _boxes(picture, key, len(names), findings):
             x, y, width, height = box
             box = [x * w, y * h, width * w, height * h]
@@ -87,7 +90,7 @@ def _names(told: dict, source: Path) -> dict[int, str]:
     names = told.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    good = isinstance(names, dict) and names and sorted(names) == [*range(len(names))]
+    good = isinstance(names, dict) and names and set(names) == {*range(len(names))}
     if not good:
         raise ValueError(
             f"{source}: names is {str(names)[:80]}; write a list, or class numbers from"

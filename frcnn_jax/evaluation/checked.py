@@ -6,9 +6,12 @@ unknown category is ignored. Each is an error here, or put in order in a copy: n
 given by the caller is changed.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class Refused(ValueError):
@@ -52,7 +55,8 @@ def ground_truth(
         area = ann.get("area")
         if area is None:
             area = box[2] * box[3]
-        _check_finite(area, f"{what}: area")
+        if not _finite(area):
+            raise ValueError(f"{what}: area {area!r}, which is no finite number")
         crowd = int(ann.get("iscrowd") or 0)
         extra = {"area": area, "iscrowd": crowd, "ignore": int(bool(ann.get("ignore")))}
         truth.append(_entry(ann, box, **extra, id=len(truth) + 1))
@@ -71,11 +75,21 @@ def detections(
     for row, result in enumerate(results):
         what = f"detection {row}"
         box = _checked_box(result, what, names=names, files=files, error=Refused)
-        place = _place(result, what, names=names, files=files)
-        _check_finite(result.get("score"), f"{place}: score", Refused)
-        extra = {"score": float(result["score"]), "area": box[2] * box[3]}
+        score = result.get("score")
+        if not _finite(score):
+            place = _place(result, what, names=names, files=files)
+            raise Refused(f"{place}: score {score!r}, which is no finite number")
+        extra = {"score": float(score), "area": box[2] * box[3]}
         found.append(_entry(result, box, **extra, iscrowd=0, id=row + 1))
     return found
+
+
+def log_empty(truth: Sequence, found: Sequence) -> None:
+    """Say in a sentence why every figure is 0, or why there is none."""
+    if truth and not found:
+        log.warning("no detections at all: every figure is 0")
+    if not truth:
+        log.warning("no ground truth at all: the figures do not exist (n/a)")
 
 
 def _entry(source: Mapping[str, Any], box: list[float], **extra: Any) -> dict:
@@ -98,15 +112,20 @@ def _checked_box(
                 f"{what} has {key} {row.get(key)!r}, which is not among the "
                 f"{len(known)} of the annotation file; was it made for another file?"
             )
-    place = _place(row, what, names=names, files=files)
     box = row.get("bbox")
+    if box is not None and len(box) == 4 and all(map(_finite, box)):
+        if box[2] >= 0 and box[3] >= 0:
+            return [float(value) for value in box]
+    # Only now the sentence: half a million rows are checked without one.
+    place = _place(row, what, names=names, files=files)
     if box is None or len(box) != 4:
         raise ValueError(f"{place}: bbox is {box!r}, not (x, y, width, height)")
     for value in box:
-        _check_finite(value, f"{place}: bbox {list(box)} holds", error)
-    if box[2] < 0 or box[3] < 0:
-        raise ValueError(f"{place}: bbox {list(box)} has a negative width or height")
-    return [float(value) for value in box]
+        if not _finite(value):
+            raise error(
+                f"{place}: bbox {list(box)} holds {value!r}, which is no finite number"
+            )
+    raise ValueError(f"{place}: bbox {list(box)} has a negative width or height")
 
 
 def _place(row: Mapping[str, Any], what: str, *, names: Mapping, files: Mapping) -> str:
@@ -114,10 +133,8 @@ def _place(row: Mapping[str, Any], what: str, *, names: Mapping, files: Mapping)
     return f"{what} (image {image} {files[image]}, class {name!r})".replace(" ,", ",")
 
 
-def _check_finite(value: Any, what: str, error: type[ValueError] = ValueError) -> None:
+def _finite(value: Any) -> bool:
     try:
-        finite = math.isfinite(value)
+        return math.isfinite(value)
     except TypeError:
-        finite = False
-    if not finite:
-        raise error(f"{what} {value!r}, which is no finite number")
+        return False

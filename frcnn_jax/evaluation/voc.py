@@ -42,10 +42,11 @@ def evaluate(
     files = {i["id"]: i.get("file_name", "") for i in annotations["images"]}
     truth = checked.ground_truth(annotations, names=names, files=files)
     found = checked.detections(results, names=names, files=files)
+    checked.log_empty(truth, found)
+    objects_of, found_of = _by("category_id", truth), _by("category_id", found)
     per_class = {}
     for key, name in names.items():
-        objects = [a for a in truth if a["category_id"] == key]
-        own = [d for d in found if d["category_id"] == key]
+        objects, own = objects_of.get(key, []), found_of.get(key, [])
         counted = sum(not _ignored(a) for a in objects)
         hits = _hits(objects, own, iou=iou, extra=float(plus_one))
         per_class[name] = {
@@ -86,13 +87,18 @@ def _ignored(annotation: Mapping[str, Any]) -> bool:
     return bool(annotation["ignore"] or annotation["iscrowd"])
 
 
+def _by(field: str, rows: list[dict]) -> dict[Any, list[dict]]:
+    groups: dict[Any, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row[field], []).append(row)
+    return groups
+
+
 def _hits(
     objects: list[dict], found: list[dict], *, iou: float, extra: float
 ) -> np.ndarray:
     """Say of each detection, best first, whether it is a hit; without ignored ones."""
-    by_image: dict[Any, list[dict]] = {}
-    for a in objects:
-        by_image.setdefault(a["image_id"], []).append(a)
+    by_image = _by("image_id", objects)
     boxes = {
         key: np.array([a["bbox"] for a in own], float) for key, own in by_image.items()
     }

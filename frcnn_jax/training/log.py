@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
+
 SHOWN = {
     "loss_rpn_cls": "rpn_cls",
     "loss_rpn_bbox": "rpn_box",
     "loss_cls": "cls",
     "loss_bbox": "box",
 }
+SCORE = "eval/AP"
 
 
 class MetricLog:
@@ -26,6 +29,8 @@ class MetricLog:
         writes nothing, for all processes of a run but one.
         """
         path = Path(os.devnull) if quiet else Path(workdir) / "metrics.jsonl"
+        # Read by every process, so that all know the same scores.
+        self._scores = _scores(Path(workdir) / "metrics.jsonl", start_step)
         if path.is_file():
             _forget_after(path, start_step)
         self._file: TextIO = open(path, "a")
@@ -37,6 +42,8 @@ class MetricLog:
 
         None becomes null, and so do NaN and infinity, which JSON does not have.
         """
+        if SCORE in values:
+            self._scores[step] = values[SCORE]
         numbers = {k: v for k, v in values.items() if v is None or _is_number(v)}
         numbers = {k: v if _is_finite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
@@ -46,11 +53,21 @@ class MetricLog:
                 if value is not None:
                     self._tensorboard.add_scalar(name, value, step)
 
+    def scores(self) -> dict[int, float | None]:
+        """{step: AP} of the evaluations so far; None where AP does not exist."""
+        return dict(self._scores)
+
     def close(self) -> None:
         """Writes what is left."""
         self._file.close()
         if self._tensorboard:
             self._tensorboard.close()
+
+
+def _scores(path: Path, step: int) -> dict[int, float | None]:
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {x["step"]: x[SCORE] for x in found if SCORE in x and x["step"] <= step}
 
 
 def _forget_after(path: Path, step: int) -> None:
@@ -62,6 +79,13 @@ def _forget_after(path: Path, step: int) -> None:
     new = path.with_suffix(".tmp")
     new.write_text("".join(kept))
     new.replace(path)
+
+
+def device_memory() -> dict[str, float]:
+    """The most memory that the first device has held, in GiB; {} where none counts."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return {} if peak is None else {"memory_gib": peak / 2**30}
 
 
 def _is_number(value: Any) -> bool:
@@ -120,14 +144,40 @@ class Clock:
     def reset(self) -> None:
         """Begins a new interval."""
         self._start, self._images, self._idle = time.perf_counter(), 0, 0.0
+        self._steps, self._data, self._device = 0, 0.0, 0.0
 
-    def count(self, images: int, idle: float) -> None:
-        """Adds a step of so many images, before which the device idled for seconds."""
+    def count(
+        self, images: int, idle: float, *, data: float = 0.0, device: float = 0.0
+    ) -> None:
+        """Adds a step of so many images, before which the device idled for seconds.
+
+        `data` and `device` are the seconds in which the host waited for either.
+        """
         self._images += images
         self._idle += idle
+        self._steps += 1
+        self._data += data
+        self._device += device
+
+    def waited(self, seconds: float) -> None:
+        """Adds seconds in which the host waited for the device outside a step."""
+        self._device += seconds
 
     def report(self) -> dict[str, float]:
-        """images_per_s and data_wait (share of time) of the interval."""
+        """Speed, waiting and where the host's time went in the interval.
+
+        images_per_s; data_wait: share of time in which the device had nothing to do;
+        seconds a step waiting for data (data_s) and device (device_s), and for all
+        else, such as copies, starting programs, the log and checkpoints (host_s).
+        """
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         speed = self._images / elapsed
-        return {"images_per_s": speed, "data_wait": min(self._idle / elapsed, 1.0)}
+        steps = max(self._steps, 1)
+        rest = max(elapsed - self._data - self._device, 0.0)
+        return {
+            "images_per_s": speed,
+            "data_wait": min(self._idle / elapsed, 1.0),
+            "data_s": self._data / steps,
+            "device_s": self._device / steps,
+            "host_s": rest / steps,
+        }

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,11 @@ import numpy as np
 from frcnn_jax import config
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.distributed import to_batch
-from frcnn_jax.training.log import Clock, MetricLog, progress_line
+from frcnn_jax.training.guard import Guard, Taken
+from frcnn_jax.training.log import Clock, MetricLog, device_memory, progress_line
 from frcnn_jax.training.state import TrainState
+from frcnn_jax.training.stop import Stop, Stopped
+from frcnn_jax.training.watch import Watch
 from frcnn_jax.types import Variables
 
 
@@ -26,8 +30,16 @@ class Plan(NamedTuple):
     checkpoint_steps: frozenset[int]
 
 
-class NonFinite(ArithmeticError):
-    """A loss became NaN or infinite."""
+class Rails(NamedTuple):
+    """What a run has around its steps."""
+
+    plan: Plan
+    evaluate: Callable[[Variables, int], Mapping[str, Any]]
+    checkpoints: Checkpoints
+    log: MetricLog
+    stop: Stop
+    name_rows: Callable[[np.ndarray], Sequence[str]]  # rows of the data set -> images
+    dumps: Path  # folder for batches that were not finite
 
 
 def fit(
@@ -35,33 +47,37 @@ def fit(
     step_fn: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
     batches: Iterator[dict[str, np.ndarray]],
     *,
-    plan: Plan,
-    evaluate: Callable[[Variables, int], Mapping[str, Any]],
-    checkpoints: Checkpoints,
-    log: MetricLog,
+    rails: Rails,
     train: config.Train,
     key: jax.Array,
     mesh: jax.sharding.Mesh,
 ) -> TrainState:
-    """Trains from `state` to `plan.total` steps.
+    """Trains from `state` to the plan's last step, or until patience ends.
 
     `batches` must begin with the batch of `state.step`. One step is in flight while the
     next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    Errors: NonFinite, naming step, terms and images, at the next report or save, so
-    that a broken state never replaces a good one.
+    An evaluation that was cut off is done first. `guard`: steps that are not finite.
+    Errors: NonFinite after `train.max_nonfinite` of those in a row, Stopped when told
+    to; in both cases the state is saved. SaveFailed.
     """
-    done, clock, metrics, started = int(state.step), Clock(), None, None
-    while done < plan.total:
+    plan, clock, started, last = rails.plan, Clock(), None, None
+    done, guard, watch = int(state.step), Guard(rails, train), Watch()
+    _evaluate_if_due(state, done, rails)
+    while done < plan.total and not exhausted(rails.log.scores(), train.patience):
         # Fetch
-        arrays, idle = _fetch(batches, metrics)
+        with watch.on(f"the data of step {done + 1}"):
+            arrays, data, idle = _fetch(batches, last and last.metrics)
         batch = to_batch(arrays, mesh)
 
         # Step: wait for the one before, so that at most two are in flight
-        before = metrics
+        before = last
         state, metrics = step_fn(state, batch, key)
-        jax.block_until_ready(before)
         done += 1
-        clock.count(train.batch_size, idle)
+        last = Taken(done, metrics, arrays)
+        with watch.on(f"step {done - 1} on the device"):
+            device = _wait(before and before.metrics)
+            state = guard.look(before, state)
+        clock.count(train.batch_size, idle, data=data, device=device)
         if started is None:  # the first step compiles; it says nothing about speed
             jax.block_until_ready(metrics)
             started = time.perf_counter(), done
@@ -69,61 +85,113 @@ def fit(
 
         # Log
         if done % train.log_every == 0 or done == plan.total:
-            values = _report(metrics, clock, plan, done, arrays["image_id"])
-            left = _seconds_left(started, done, plan.total)
-            print(
-                progress_line(done, plan.total, values, seconds_left=left), flush=True
-            )
-            log.write(done, values)
-            clock.reset()
+            state = guard.look(last, state)
+            _log(last, rails, clock, started)
 
         # Save
-        if done in plan.checkpoint_steps:
-            _finite(metrics, done, arrays["image_id"])
-            checkpoints.save(state)
+        stopping = rails.stop.now(done)
+        if stopping or done in plan.checkpoint_steps:
+            state = guard.look(last, state)
+            rails.checkpoints.save(state)
+        if stopping:
+            rails.checkpoints.wait()
+            raise rails.stop.error(f"after step {done} of {plan.total}, which is saved")
 
         # Evaluate
         if done in plan.eval_steps:
-            found = evaluate(state.variables, done)
-            log.write(done, {f"eval/{k}": v for k, v in found.items() if k != "step"})
+            _evaluate(state, done, rails)
             clock.reset()
     return state
 
 
+def _log(taken: Taken, rails: Rails, clock: Clock, started: tuple[float, int]) -> None:
+    """Report a step, and begin the next interval."""
+    done, total = taken.step, rails.plan.total
+    values = _report(taken.metrics, clock, rails.plan, done)
+    left = _seconds_left(started, done, total)
+    print(progress_line(done, total, values, seconds_left=left), flush=True)
+    rails.log.write(done, values)
+    clock.reset()
+
+
+def _evaluate_if_due(state: TrainState, done: int, rails: Rails) -> None:
+    """Catch up on what a kill between a save and its evaluation left undone."""
+    scored = rails.log.scores()
+    if done in rails.plan.eval_steps and done not in scored:
+        _evaluate(state, done, rails)
+    elif done and scored.get(done) is not None and done == best(scored):
+        rails.checkpoints.save_best(state)
+
+
+def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
+    """Score, log, and keep what is best so far; told to stop, save instead."""
+    try:
+        found = rails.evaluate(state.best, done)
+    except Stopped:
+        rails.checkpoints.save(state)
+        rails.checkpoints.wait()
+        raise
+    rails.log.write(done, _figures(found))
+    if best(rails.log.scores()) == done:
+        rails.checkpoints.save_best(state)
+
+
+def best(scores: Mapping[int, float | None]) -> int | None:
+    """The step of the highest AP, the first of equal ones; None without any."""
+    known = {step: ap for step, ap in scores.items() if ap is not None}
+    return max(known, key=known.get) if known else None
+
+
+def exhausted(scores: Mapping[int, float | None], patience: int) -> bool:
+    """Whether the last `patience` APs are all no better than one before; 0 = never.
+
+    An AP of None is below all others. Says so when it is.
+    """
+    values = [-math.inf if ap is None else ap for _, ap in sorted(scores.items())]
+    if not patience or len(values) <= patience:
+        return False
+    first = values.index(max(values))
+    if len(values) - 1 - first < patience:
+        return False
+    print(
+        f"stopping early: AP {values[first]:.4f} of evaluation {first + 1} was not"
+        f" bettered in the {patience} after it (train.patience)"
+    )
+    return True
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of an evaluation as the log has them, each class's AP too."""
+    flat = {f"eval/{k}": v for k, v in found.items() if k != "step"}
+    classes = found.get("per_class", {}).items()
+    return flat | {f"eval/AP/{name}": row["AP"] for name, row in classes}
+
+
 def _fetch(batches, metrics):
-    """The next batch, and for how long the device waited for it."""
+    """The next batch, and for how long the host and the device waited for it."""
     start = time.perf_counter()
     arrays = next(batches)
     waited = time.perf_counter() - start
     device_idle = metrics is None or metrics["loss"].is_ready()
-    return arrays, waited if device_idle else 0.0
+    return arrays, waited, waited if device_idle else 0.0
 
 
-def _report(
-    metrics, clock: Clock, plan: Plan, done: int, image_ids
-) -> dict[str, float]:
-    values = _finite(metrics, done, image_ids) | clock.report()
-    # Skipped steps do not move the optimiser's own count, which the rate follows.
-    taken = done - int(values.get("skipped_steps", 0))
-    rate = float(plan.rate(max(taken - 1, 0)))
-    return values | {"lr": rate, "epoch": plan.epoch_of(done)}
+def _wait(arrays: Any) -> float:
+    """Seconds until the device has these."""
+    start = time.perf_counter()
+    jax.block_until_ready(arrays)
+    return time.perf_counter() - start
 
 
-def _finite(metrics, done: int, image_ids) -> dict[str, float]:
-    """The metrics as numbers, if they are.
-
-    With a loss scale a step that overflows is skipped, which is no error until halving
-    has taken the scale below 1: then the loss itself is broken.
-    """
+def _report(metrics, clock: Clock, plan: Plan, done: int) -> dict[str, float]:
+    clock.waited(_wait(metrics))
     values = {name: float(value) for name, value in metrics.items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken and values.get("loss_scale", 0.0) < 1.0:
-        raise NonFinite(
-            f"{', '.join(broken)} not finite at step {done}; rows of the data set in"
-            f" this batch: {image_ids.tolist()}. Look at these images' boxes, or lower"
-            " train.lr"
-        )
-    return values
+    values |= clock.report() | device_memory()
+    # Skipped steps do not move the optimiser's own count, which the rate follows.
+    taken = done - int(values["skipped_steps"])
+    rate = float(plan.rate(max(taken - 1, 0)))
+    del values["finite"]
+    return values | {"lr": rate, "epoch": plan.epoch_of(done)}
 
 
 def _seconds_left(started: tuple[float, int], done: int, total: int) -> float:

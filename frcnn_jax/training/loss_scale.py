@@ -19,12 +19,11 @@ class LossScale(NamedTuple):
 
     value: jax.Array  # float32
     good_steps: jax.Array  # int32, since the factor last changed
-    skipped: jax.Array  # int32, steps without effect since the run began
 
 
 def start(value: float) -> LossScale:
     """Before the first step."""
-    return LossScale(jnp.float32(value), jnp.int32(0), jnp.int32(0))
+    return LossScale(jnp.float32(value), jnp.int32(0))
 
 
 def scaled(loss: jax.Array, scale: LossScale | None) -> jax.Array:
@@ -42,5 +41,4 @@ def adjusted(scale: LossScale, finite: jax.Array) -> LossScale:
     good = jnp.where(finite, scale.good_steps + 1, 0)
     grow = good == GOOD_STEPS
     value = scale.value * jnp.where(finite, jnp.where(grow, 2.0, 1.0), 0.5)
-    good, skipped = jnp.where(grow, 0, good), scale.skipped + ~finite
-    return LossScale(value, good, skipped)
+    return LossScale(value, jnp.where(grow, 0, good))

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from frcnn_jax.training import loss_scale, optimizer
-from frcnn_jax.training.state import TrainState
+from frcnn_jax.training.state import TrainState, average
 from frcnn_jax.types import Batch, Detections, Detector, Variables
 
 AXIS = "data"
@@ -26,13 +26,18 @@ def make_train_step(
     tx: optax.GradientTransformation,
     freeze: tuple[str, ...],
     mesh: Mesh,
+    *,
+    parts: int = 1,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """`step(state, batch, key) -> (state, metrics)`; the old state is used up.
 
     `key` is the run's key; the step number is folded in here. Metrics are scalars over
     the global batch. Only trainable parameters are differentiated, so nothing is
-    computed backwards below the frozen stages. With a loss scale in the state, a step
-    whose global gradient is not finite changes nothing but step number and scale.
+    computed backwards below the frozen stages. A step whose loss or global gradient is
+    not finite changes nothing but the step number, the count of such steps and the loss
+    scale, if there is one; "finite" among the metrics says so.
+    `ema` is the decay of `state.ema`, if any; `parts`: see `_in_parts`.
     """
 
     @partial(
@@ -43,14 +48,15 @@ def make_train_step(
         check_vma=False,
     )
     def gradients(trainable, frozen, collections, batch, key, scale):
-        def loss(trainable):
+        def loss(trainable, collections, batch):
             params = optimizer.join(trainable, frozen)
             variables = {**collections, "params": params}
             total, (metrics, updates) = detector.loss(variables, batch, key, AXIS)
             metrics = {"loss": total, **metrics}
             return loss_scale.scaled(total, scale), (metrics, updates)
 
-        grads, (metrics, updates) = jax.grad(loss, has_aux=True)(trainable)
+        gradient = partial(jax.grad(loss, has_aux=True), trainable)
+        grads, metrics, updates = _in_parts(gradient, collections, batch, parts)
         grads, metrics = jax.lax.psum((grads, metrics), AXIS)
         return loss_scale.unscaled(grads, scale), metrics, updates
 
@@ -66,25 +72,75 @@ def make_train_step(
         params = optimizer.join(optax.apply_updates(trainable, changes), frozen)
         variables = {**collections, **updates, "params": params}
         metrics["grad_norm"] = optax.tree.norm(grads)
-        after = TrainState(state.step + 1, variables, opt_state)
-        if state.loss_scale is None:
-            return after, metrics
-        return _settled(state, after, metrics)
+        metrics["update_norm"] = optax.tree.norm(changes)
+        mean = state.ema and average(state.ema, variables, state.step, ema)
+        return _settled(state, (variables, opt_state, mean), metrics)
 
     return step
 
 
-def _settled(before: TrainState, after: TrainState, metrics: dict):
-    """The new state if its gradient was finite, else the old one; scale adjusted."""
-    finite = jnp.isfinite(metrics["grad_norm"])
-    variables, opt_state = jax.tree.map(
+def _settled(before: TrainState, after: tuple, metrics: dict):
+    """The state with variables, optimiser state and average of `after` if finite."""
+    finite = jnp.isfinite(metrics["grad_norm"]) & jnp.isfinite(metrics["loss"])
+    variables, opt_state, ema = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (after.variables, after.opt_state),
-        (before.variables, before.opt_state),
+        after,
+        (before.variables, before.opt_state, before.ema),
     )
-    scale = loss_scale.adjusted(before.loss_scale, finite)
-    metrics |= {"loss_scale": scale.value, "skipped_steps": scale.skipped}
-    return TrainState(after.step, variables, opt_state, scale), metrics
+    skipped = before.skipped + ~finite
+    metrics |= {"finite": finite, "skipped_steps": skipped}
+    scale = before.loss_scale
+    if scale is not None:
+        scale = loss_scale.adjusted(scale, finite)
+        metrics["loss_scale"] = scale.value
+    number = before.step + 1
+    return TrainState(number, variables, opt_state, skipped, scale, ema), metrics
+
+
+def _in_parts(gradient: Callable, collections: Variables, batch: Batch, parts: int):
+    """Means of gradient and metrics over parts of a batch, and the last collections.
+
+    Each device computes its images in so many equal parts, one after the other. The
+    means are those of the whole batch where every part samples as many anchors and
+    RoIs, which losses are divided by. Batch statistics pass from part to part.
+    """
+    if parts == 1:
+        grads, (metrics, updates) = gradient(collections, batch)
+        return grads, metrics, updates
+    pieces = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def visit(carried, piece):
+        total, collections = carried
+        grads, (metrics, updates) = gradient(collections, piece)
+        total = jax.tree.map(jnp.add, total, grads)
+        return (total, {**collections, **updates}), metrics
+
+    first = jax.tree.map(lambda x: x[0], pieces)
+    shapes, _ = jax.eval_shape(gradient, collections, first)
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (total, updates), metrics = jax.lax.scan(visit, (start, collections), pieces)
+    grads = jax.tree.map(lambda x: x / parts, total)
+    return grads, jax.tree.map(lambda x: x.mean(0), metrics), updates
+
+
+def make_loss_step(
+    detector: Detector, mesh: Mesh
+) -> Callable[[Variables, Batch, jax.Array], dict[str, jax.Array]]:
+    """`losses(variables, batch, key)`: the training losses of a batch, without a step.
+
+    As in training: anchors and RoIs are sampled with `key`, and norms that are "batch"
+    use the statistics of these images.
+    """
+
+    def losses(variables, batch, key):
+        total, (metrics, _) = detector.loss(variables, batch, key, AXIS)
+        return jax.lax.psum({"loss": total, **metrics}, AXIS)
+
+    specs = (P(), P(AXIS), P())
+    mapped = jax.shard_map(
+        losses, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False
+    )
+    return jax.jit(mapped)
 
 
 def make_predict_step(

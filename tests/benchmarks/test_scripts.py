@@ -195,6 +195,15 @@ def test_architectures_are_measured_one_by_one(tmp_path):
     assert [json.loads(text) for text in stored] == [line]
 
 
+def test_the_input_pipeline_is_timed_and_weighed(shapes_root):
+    words = [f"--root={shapes_root}", "--short-side=64", "--batch=4", "--images=8"]
+    line = only_line(run(BENCHMARKS / "data.py", *words, "--rounds=1"))
+    assert line["one_thread_img_s"] > 0 and line["threads_img_s"] > 0
+    words = ["--records=64", "--batch=4", "--epochs=2"]
+    line = only_line(run(BENCHMARKS / "data.py", *words))
+    assert len(line["rss_mb"]) > 10 and min(line["rss_mb"]) > 20 and line["img_s"] > 0
+
+
 def test_converting_is_timed_beside_its_imports(tiny, tmp_path):
     config = tiny[0].removeprefix("--config=")
     words = [f"--config={config}", "--repeats=1", f"--save={tmp_path}"]

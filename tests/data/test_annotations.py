@@ -89,6 +89,8 @@ def test_what_is_a_number(value, expected):
         ([10, 10, 5, 5], True, True),
         ([-5, 10, 5, 5], False, False),  # touches the border from outside
         ([-5, 10, 5.1, 5], True, True),  # a sliver is visible: kept, as the peer does
+        ([-5, 10, 5.001, 5], True, False),  # no width once it is float32 and resized
+        ([99.9999999, 10, 5, 5], False, False),
         ([100, 10, 5, 5], False, False),
         ([10, 10, 0, 5], True, False),
         ([10, 10, 0, 5], False, True),

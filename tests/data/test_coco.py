@@ -37,3 +37,12 @@ def test_images_beside_their_json(tmp_path):
     assert raw.name == "valid" and raw.pictures == [tmp_path / "valid" / "1.jpg"]
     with pytest.raises(FileNotFoundError, match="one of the splits: valid"):
         coco.read(tmp_path, "val", Findings())
+
+
+def test_the_memory_that_a_large_file_takes_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(coco, "LARGE", 10)
+    path = tmp_path / "annotations" / "train.json"
+    path.parent.mkdir()
+    path.write_text('{"images": [], "annotations": [], "categories": []}')
+    coco.read(tmp_path, "train", Findings())
+    assert capsys.readouterr().out.endswith("GB of JSON take about 0 GB of memory\n")

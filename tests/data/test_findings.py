@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,19 @@ def test_all_errors_are_told_at_once_and_the_rest_is_counted():
     assert findings.summary() == {"boxes outside their image dropped": 1}
 
 
+def test_a_place_in_one_line():
+    place = Finding("bbox", "a.json", 5, 7, "bbox [1]")
+    assert place.text() == "a.json, image 5, annotation 7: bbox [1]"
+    named = place.text("a.json", {5: "five.jpg"})
+    assert named == "image 5 (five.jpg), annotation 7: bbox [1]"
+    itself = Finding("bbox", "a.json", "x/five.jpg").text("a.json", {})
+    assert itself == "image 'x/five.jpg'"
+    twice = {"x/five.jpg": "five.jpg"}
+    assert Finding("bbox", "b", "x/five.jpg").text("b", twice) == itself
+    assert Finding("corners", "a.json").text("a.json") == "a.json"
+    assert Finding("bbox", "a.json", [1]).text() == "a.json, image [1]"
+
+
 def test_what_is_skipped_is_no_error():
     findings = Findings(skip=("missing-image",))
     findings.add("missing-image", "a.json")
@@ -51,3 +66,9 @@ def test_a_million_findings_are_counted_and_some_kept():
 def test_unknown_faults_are_refused():
     with pytest.raises(KeyError, match="smal"):
         Findings().add("smal", "f")
+
+
+def test_the_page_about_the_check_lists_every_fault():
+    rows = [f"| {f.text} | {f.policy} | {f.remedy} |" for f in FAULTS.values()]
+    page = Path(__file__).parents[2] / "docs" / "data_check.md"
+    assert "\n".join(["|---|---|---|", *rows, ""]) in page.read_text()

@@ -39,4 +39,10 @@ def test_names_are_ids_where_there_are_none():
     assert [a.get("ignore") for a in content["annotations"]] == [1, None]
 
 
+def test_pixels_of_voc_count_from_1():
+    boxes = [{"bbox": [1.0, 2.0, 39.0, 28.0], "area": 39 * 28.0, "iscrowd": 0}]
+    tfds._count_from_0(boxes)
+    assert boxes == [{"bbox": [0, 1, 40, 29], "area": 40 * 29, "iscrowd": 0}]
+
+
 ARGS = ("objects", ["a", "b"], False)

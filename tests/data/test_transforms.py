@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frcnn_jax import config
 from frcnn_jax.data import transforms
 from frcnn_jax.data.records import Record
 from frcnn_jax.data.transforms import BadImage
@@ -91,6 +90,59 @@ def test_sixteen_bits_are_scaled(file):
     deep = (gradient().astype(np.uint16) * 257)[..., ::-1]  # OpenCV writes BGR
     content = cv2.imencode(".png", deep)[1].tobytes()
     np.testing.assert_array_equal(transforms.decode(file(content)), gradient())
+
+
+def test_sixteen_bits_of_grey_are_scaled(file):
+    grey = Image.fromarray(gradient()[..., 1].astype(np.uint16) * 257)
+    expected = np.repeat(gradient()[..., 1:2], 3, axis=2)
+    for kind in ("PNG", "TIFF"):
+        decoded = transforms.decode(file(encode(grey, kind)))
+        np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+def test_four_inks_become_rgb(file, transform):
+    y, x = np.mgrid[:60, :80] / 12
+    waves = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1)
+    picture = Image.fromarray((128 + 100 * waves).astype(np.uint8)).convert("CMYK")
+    content = bytearray(encode(picture, "JPEG", quality=95))
+    content[content.index(b"Adobe") + 11] = transform  # how its four inks are coded
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    decoded = transforms.decode(file(bytes(content)))
+    assert np.abs(decoded.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "MPO", "PNG"])
+def test_of_several_frames_the_first_is_taken(file, kind):
+    first, second = (Image.new("RGB", (30, 20), (s, s, s)) for s in (10, 200))
+    content = encode(first, kind, save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(content)).n_frames == 2
+    decoded = transforms.decode(file(content))
+    assert decoded.shape == (20, 30, 3) and np.abs(decoded - 10.0).max() <= 1
+
+
+def test_floats_are_refused(file):
+    content = encode(Image.fromarray(np.ones((6, 8), np.float32)), "TIFF")
+    with pytest.raises(BadImage, match="TIFF damaged, or .* 32 bits or floats"):
+        transforms.decode(file(content))
+
+
+def test_pixels_are_counted_before_they_are_decoded(file):
+    path = file(encode(Image.new("1", (20_000, 10_000))))  # 25 kB
+    with pytest.raises(BadImage, match=r"200,000,000 pixels, and data.max_image") as e:
+        transforms.read_pixels(record(path, (10_000, 20_000)))
+    assert e.value.fault == "too-many-pixels"
+    small = file(encode(gradient()), "small.png")
+    with pytest.raises(BadImage, match="4,800 pixels"):
+        transforms.decode(small, 4799)
+    assert transforms.decode(small, 4800).shape == (60, 80, 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_huge_picture_is_read(file):
+    content = encode(Image.new("L", (10_000, 10_000), 7), "JPEG")
+    decoded = transforms.decode(file(content))
+    assert decoded.shape == (10_000, 10_000, 3) and decoded[5000, 5000, 1] == 7
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -298,40 +350,6 @@ def mask_extent(mask):
     return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("factor", [1, 2, 3])
-def test_boxes_follow_the_pixels_they_mark(factor, flip):
-    h, w = 20, 30
-    data = config.Data(max_side=1000)
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        x1, y1 = rng.integers(0, (w - 4, h - 4))
-        x2, y2 = x1 + rng.integers(1, w - x1 + 1), y1 + rng.integers(1, h - y1 + 1)
-        image = np.zeros((h, w, 3), np.uint8)
-        image[y1:y2, x1:x2] = 255
-        rec = record(Path("a"), (h, w), [[x1, y1, x2, y2]])
-        sample = transforms.make_sample(
-            image, rec, data, short_side=h * factor, flip=flip, image_id=4
-        )
-        assert sample.image.shape == (h * factor, w * factor, 3)
-        # A whole factor puts edges between pixels: half brightness is the edge.
-        np.testing.assert_array_equal(
-            sample.boxes[0], mask_extent(sample.image[..., 0] > 127)
-        )
-        assert sample.image_id == 4 and sample.scale_xy.tolist() == [factor, factor]
-
-
-def test_scales_are_those_of_each_axis():
-    rec = record(Path("a"), (37, 51), [[0, 0, 51, 37]])
-    sample = transforms.make_sample(
-        gradient(37, 51), rec, config.Data(), short_side=50, flip=False, image_id=0
-    )
-    assert sample.image.shape[:2] == (50, 69)
-    np.testing.assert_allclose(sample.scale_xy, [69 / 51, 50 / 37], rtol=1e-6)
-    np.testing.assert_allclose(sample.boxes, [[0, 0, 69, 50]], rtol=1e-6)
-    assert (sample.boxes <= [69, 50, 69, 50]).all()
-
-
 def test_flip_of_no_boxes_and_twice_is_identity():
     image, boxes = transforms.hflip(gradient(), np.zeros((0, 4), np.float32))
     assert boxes.shape == (0, 4)
@@ -341,22 +359,34 @@ def test_flip_of_no_boxes_and_twice_is_identity():
     np.testing.assert_array_equal(image, gradient())
 
 
-# ---- drawing
+# ---- reduced decoding
 
 
-def test_draw_covers_the_range_inclusively():
-    rng = np.random.default_rng(0)
-    for mode, expected in (("choice", {4, 7}), ("range", {4, 5, 6, 7})):
-        data = config.Data(short_sides=(4, 7), short_side_mode=mode, flip=0.5)
-        draws = [transforms.draw(data, rng) for _ in range(200)]
-        assert {side for side, _ in draws} == expected
-        assert 60 < sum(flip for _, flip in draws) < 140
-    with pytest.raises(ValueError, match="short_side_mode"):
-        transforms.draw(config.Data(short_side_mode="any"), rng)
+@pytest.mark.parametrize(
+    ("at_least", "parts"),
+    [(0.0, 1), (0.51, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.01, 8)],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpegs_may_be_decoded_in_part(tmp_path, at_least, parts, orientation):
+    h, w = 97, 130
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth = cv2.GaussianBlur(gradient(h, w), (0, 0), 15)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=98, exif=exif)
+    hw = (h, w) if orientation == 1 else (w, h)
+    rec = record(tmp_path / "a.jpg", hw, [])
+    whole = transforms.read_pixels(rec)
+    pixels = transforms.read_pixels(rec, at_least=at_least)
+    assert pixels.full_hw == hw and whole.image.shape[:2] == hw
+    assert pixels.image.shape[:2] == tuple(-(-side // parts) for side in hw)
+    again = cv2.resize(pixels.image, hw[::-1])
+    assert np.abs(again.astype(float) - whole.image).mean() < 2 * parts
 
 
-@pytest.mark.parametrize(("flip", "expected"), [(0.0, False), (1.0, True)])
-def test_flip_can_be_certain(flip, expected):
-    rng = np.random.default_rng(0)
-    data = config.Data(flip=flip)
-    assert {transforms.draw(data, rng)[1] for _ in range(50)} == {expected}
+def test_only_jpegs_of_the_stated_size_are_decoded_in_part(tmp_path):
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "a.png")
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "b.jpg")
+    for name, stated in (("a.png", (64, 64)), ("b.jpg", (60, 64))):
+        rec = record(tmp_path / name, stated, [])
+        pixels = transforms.read_pixels(rec, at_least=0.1)
+        assert pixels.image.shape[:2] == (64, 64)

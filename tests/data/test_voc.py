@@ -72,6 +72,28 @@ def test_odd_but_clear_files_are_read(tmp_path):
     np.testing.assert_allclose(data.records[0].boxes[0], [0.5, 1.25, 20.5, 9])
 
 
+def test_the_name_of_the_xml_finds_the_picture_first(tmp_path):
+    pages = {"a": page(filename="b.jpg"), "b": page(entry(), filename="a.jpg")}
+    write(tmp_path, pages, {"train": ["a", "b"]})
+    assert [r.path.stem for r in load(tmp_path).records] == ["a", "b"]
+
+
+def test_only_a_clear_yes_is_difficult(tmp_path):
+    words = ("false", "Unspecified", "", "0", "true", "1")
+    write(tmp_path, {"a": page(*(entry(difficult=w) for w in words))})
+    found = sources.examine(config.Data(root=str(tmp_path)), "all", True).dataset
+    ignored = [a.get("ignore", 0) for a in found.annotations["annotations"]]
+    assert ignored == [0, 0, 0, 0, 1, 1]
+
+
+def test_encodings_of_several_bytes(tmp_path):
+    write(tmp_path, {"a": "", "b": page(size=("inf", 30))}, {"train": ["a", "b"]})
+    text = '<?xml version="1.0" encoding="gb2312"?>' + page(entry("\u732b"))
+    (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode("gb2312"))
+    data = load(tmp_path)
+    assert data.class_names == ("\u732b",) and data.records[1].width == 40
+
+
 def test_folders_of_several_years_and_splits(tmp_path):
     for year in ("VOC2007", "VOC2012"):
         write(tmp_path / year, {year[3:]: page(entry())}, {"train": [year[3:]]})
@@ -106,6 +128,11 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;
         ("<annotation><size>", "a.xml: broken XML at line 1, column 18"),
         (BOMB, "a.xml: it declares a document type or entities"),
         (BOMB.encode("utf-16"), "a.xml: it declares a document type or entities"),
+        ('<?xml version="1.0" encoding="foo"?><a/>', "a.xml: unknown encoding: foo"),
+        (
+            b'<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a><a/>',
+            "a.xml: it declares a document type or entities",
+        ),
         (page(entry(box=("x", 1, 5, 5))), "the bbox is"),
         (page(entry(name="")), "an object without a name"),
         (page(entry(box=(9, 1, 5, 5))), "negative width"),

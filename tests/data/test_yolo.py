@@ -93,6 +93,7 @@ def test_lines_that_are_no_boxes_are_named(tmp_path, line, told):
     [
         ("names: [a]\nnc: 2\ntrain: x", "nc is 2, but 1 names"),
         ("names: {1: a}\ntrain: x", "write a list, or class numbers from"),
+        ("names: {0: a, '1': b}\ntrain: x", "write a list, or class numbers from"),
         ("names: [a]\ntrain: none", "train is 'none', and there is no"),
         (
             "names: [a]\nval: x",
@@ -110,3 +111,12 @@ def test_descriptions_that_cannot_be_used(tmp_path, described, told):
 def test_only_a_description_of_classes_counts(tmp_path):
     (tmp_path / "a.yaml").write_text("lr: 1")
     assert yolo.description(tmp_path) is None
+
+
+def test_boxes_of_a_picture_without_size_are_not_guessed(tmp_path):
+    write(tmp_path, {"train/a": "0 .5 .5 .5 .5", "train/b": "1 .5 .5 .5 .5"})
+    (tmp_path / "images" / "train" / "b.jpg").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="image files that cannot be read: 1"):
+        load(tmp_path)
+    found = load(tmp_path, on_bad_image="skip")
+    assert [len(r.boxes) for r in found.records] == [1, 0]

@@ -249,6 +249,23 @@ def test_without_ground_truth_losses_and_gradients_are_finite():
             assert np.isfinite(np.asarray(leaf)).all()
 
 
+@pytest.mark.parametrize("hw", [(1, 1), (1, 64), (64, 1)])
+def test_images_of_a_pixel_or_a_line_have_finite_losses_and_gradients(hw):
+    """With a box over the whole image."""
+    arrays = collated()
+    boxes = np.zeros_like(arrays["boxes"])
+    boxes[:, 0, 2:] = hw[::-1]
+    labels = arrays["labels"] * (np.arange(4) == 0)
+    sizes = np.tile(np.float32(hw), (8, 1))
+    small = changed(arrays, boxes=boxes, labels=labels, image_hw=sizes)
+    metrics, _, grads = losses(small)
+    for leaf in jax.tree.leaves((metrics, grads)):
+        assert np.isfinite(np.asarray(leaf)).all()
+    assert metrics["loss_rpn_cls"] > 0 and metrics["loss_cls"] > 0
+    found = predict(rows(small, np.arange(3)))
+    assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
+
+
 def test_filler_images_change_no_loss():
     """Four images twice: as much per RoI as four images and four fillers."""
     four = rows(collated(), np.arange(8) % 4)

@@ -262,14 +262,51 @@ def test_table_is_aligned_for_any_number_of_classes(count):
     assert all("n/a" in row for row in rows[2:])
 
 
-def test_the_faster_backend_gives_the_same_figures(golden):
+def texts(truth, found):
+    """The same scene as VOC and YOLO sets have it: image ids are texts."""
+    images = [{**i, "id": f"{i['id']:09}"} for i in truth["images"]]
+    own, rows = (
+        [{**row, "image_id": f"{row['image_id']:09}"} for row in rows]
+        for rows in (truth["annotations"], found)
+    )
+    return {**truth, "images": images, "annotations": own}, rows
+
+
+def everything(metrics):
+    """All figures, overall and per class, in one row."""
+    rows = metrics["per_class"].values()
+    return [metrics[k] for k in KEYS] + [v for row in rows for v in row.values()]
+
+
+@pytest.mark.parametrize("ids", ["numbers", "texts"])
+@pytest.mark.parametrize("cap", [5, 100])
+def test_the_faster_backend_gives_the_same_figures(golden, ids, cap):
     pytest.importorskip("faster_coco_eval")
-    arguments = golden["ground_truth"], golden["detections"]
-    faster, official = (
-        coco.evaluate(*arguments, backend="faster"),
-        coco.evaluate(*arguments),
-    )
-    assert [faster[k] for k in KEYS] == pytest.approx(
-        [official[k] for k in KEYS], 1e-12
-    )
+    scored = golden["ground_truth"], golden["detections"]
+    official = coco.evaluate(*scored, cap)
+    scored = texts(*scored) if ids == "texts" else scored
+    faster = coco.evaluate(*scored, cap, "faster")
+    assert everything(faster) == pytest.approx(everything(official), rel=1e-12)
     assert list(faster["per_class"]) == list(official["per_class"])
+
+
+def test_image_ids_may_be_texts_or_both_kinds(golden):
+    scored = golden["ground_truth"], golden["detections"]
+    assert coco.evaluate(*texts(*scored)) == coco.evaluate(*scored)
+    both = scene([(0, 0, 50, 50)])
+    both["images"].append({"id": "a", "file_name": "a.jpg"})
+    both["annotations"].append({**both["annotations"][0], "image_id": "a"})
+    found = [hit((0, 0, 50, 50)), hit((0, 0, 50, 50), image_id="a")]
+    assert coco.evaluate(both, found)["AR1"] == ONE
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster"])
+def test_objects_marked_ignore_count(backend):
+    """COCO knows crowds only; VOC's metric leaves difficult ones out."""
+    if backend == "faster":
+        pytest.importorskip("faster_coco_eval")
+    truth = scene([(0, 0, 50, 50), (100, 100, 60, 60)])
+    truth["annotations"][1]["ignore"] = 1
+    metrics = coco.evaluate(truth, [hit((0, 0, 50, 50))], backend=backend)
+    assert metrics["AR100"] == 0.5
+    assert metrics["per_class"]["cat"]["ground_truth"] == 2

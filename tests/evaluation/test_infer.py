@@ -47,6 +47,28 @@ def test_truth_of_every_image_once_in_its_own_pixels(split, batch_size):
     assert metric.evaluate(dataset.annotations, results)["AP"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("images", [12, 1])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_count_every_image_once(split, images, count):
+    """Batches end uneven, and with one image all but one process have none at all."""
+    data, dataset = split
+    dataset = dataclasses.replace(dataset, records=dataset.records[:images])
+
+    def batches(index, of):
+        return loader.eval_batches(
+            dataset, data, batch_size=4, process_index=index, process_count=of
+        )
+
+    gathered = (
+        {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        for parts in zip(*(batches(i, count) for i in range(count)), strict=True)
+    )
+    alone = infer.detections(truth, batches(0, 1), dataset)
+    together = infer.detections(truth, gathered, dataset)
+    assert together == alone
+    assert len(alone) == sum(len(r.boxes) for r in dataset.records) > 0
+
+
 def test_category_ids_and_image_ids_are_the_files(split):
     data, dataset = split
     ids = tuple(10 * i for i in dataset.category_ids)

@@ -86,7 +86,7 @@ def test_equals_the_published_example(points, plus_one, expected):
 
 
 @pytest.mark.parametrize("points", ["area", "eleven"])
-def test_perfect_and_doubled_detections(points):
+def test_perfect_and_doubled_detections(points, caplog):
     objects = [(1, 10, 10, 20, 20), (1, 50, 10, 20, 20), (2, 5, 5, 9, 9)]
     found = [(i, 0.9 - n / 10, *box) for n, (i, *box) in enumerate(objects)]
     assert voc.evaluate(*scene(objects, found), points=points)["AP"] == 1.0
@@ -96,6 +96,7 @@ def test_perfect_and_doubled_detections(points):
         hits[points]
     )
     assert voc.evaluate(*scene(objects, []), points=points)["AP"] == 0.0
+    assert "no detections at all" in caplog.text
 
 
 def test_ignored_objects_are_neither_missed_nor_hit():
@@ -118,9 +119,9 @@ def test_the_threshold_itself_is_a_hit_and_the_nearest_object_counts():
     assert voc.evaluate(*scene(objects, found))["AP"] == pytest.approx(0.5)
 
 
-def test_no_objects_at_all():
+def test_no_objects_at_all(caplog):
     found = voc.evaluate(*scene([], [(1, 0.9, 0, 0, 10, 5)]))
-    assert found["AP"] is None
+    assert found["AP"] is None and "no ground truth at all" in caplog.text
     assert voc.table(found).splitlines()[0] == (
         "mAP  n/a  (area, VOC 2010 on; IoU 0.5)"
     )

@@ -197,6 +197,23 @@ def test_decoding_is_float32_whatever_comes_in():
     np.testing.assert_allclose(found, anchor, rtol=1e-6)
 
 
+def test_deltas_that_overflow_bfloat16_give_finite_boxes_and_gradients():
+    """Infinite and largest dw, dh: 62.5 times the side, and no gradient beyond."""
+    largest = float(jnp.finfo(jnp.bfloat16).max)
+    for size in (largest, np.inf, -np.inf):
+        deltas = jnp.asarray([0.0, 0.0, size, size], jnp.bfloat16)
+        anchor = jnp.asarray([0.0, 0, 10, 10], jnp.bfloat16)
+
+        def total(deltas, anchor=anchor):
+            return decode(deltas, anchor, boxes.BoxCoder()).sum()
+
+        found = decode(deltas, anchor, boxes.BoxCoder())
+        side = 625.0 if size > 0 else 0.16
+        np.testing.assert_allclose(found[2:] - found[:2], [side, side], rtol=1e-5)
+        grad = np.asarray(jax.grad(total)(deltas), np.float32)
+        assert np.isfinite(grad).all() and (grad[2:] == 0).all()
+
+
 def test_clip_is_inclusive_and_idempotent(rng):
     found = clip(jnp.asarray([[-5.0, -5, 400, 400], [3, 4, 320, 256]]), HW)
     assert found.tolist() == [[0, 0, 320, 256], [3, 4, 320, 256]]

@@ -159,6 +159,19 @@ def test_equal_scores_keep_the_lower_index():
     assert kept(boxes, [0.5, 0.5, 0.5], 0.5, keep=64) == [0, 2]
 
 
+def test_ties_are_visited_in_numpys_stable_order(rng):
+    """Scores of bfloat16 are often equal; boxes apart all survive, in that order."""
+    scores = rng.random(64).astype(jnp.bfloat16).astype(np.float32)
+    scores[10:30] = scores[5]
+    assert len(set(scores.tolist())) < 45
+    corner = np.arange(64, dtype=np.float32)[:, None] * [20, 0]
+    boxes = np.concatenate([corner, corner + 10], 1)
+    expected = np.argsort(-scores, kind="stable").tolist()
+    assert kept(boxes, scores, 0.5, keep=64) == expected
+    top = jax.lax.top_k(jnp.asarray(scores), 40)[1]
+    np.testing.assert_array_equal(top, expected[:40])
+
+
 def test_groups_do_not_meet():
     boxes = [[0, 0, 10, 10]] * 4
     assert kept(boxes, [0.1, 0.4, 0.3, 0.2], 0.5, keep=64, group=[7, -1, 7, 7]) == [

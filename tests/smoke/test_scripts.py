@@ -117,7 +117,9 @@ def test_training_says_and_leaves_what_it_should(trained):
     assert "train: 24 images" in printed and "val: 8 images" in printed
     assert printed.count("step 8/8") == 1 and "img/s" in printed
     assert "AP50" in printed and f"finished 8 steps in {workdir}" in printed
-    assert "unreadable" not in printed and "warning" not in printed
+    assert "unreadable" not in printed
+    (warning,) = [x for x in printed.splitlines() if x.startswith("warning")]
+    assert "of the objects have no anchor of IoU 0.5" in warning  # so narrow is it
     assert "learning rate 0.02;" in printed  # as it stands: 8 images of 8
     lines = metrics(workdir)
     assert [x["step"] for x in lines] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
@@ -161,7 +163,16 @@ def test_a_killed_run_continues_to_the_same_bits(trained, root, tmp_path):
         code = process.wait()
     assert code == -signal.SIGKILL, (tmp_path / "printed").read_text()
     assert not (workdir / "eval.json").exists()
-    assert f"continuing {workdir} at step" in train(workdir, root).stdout
+    # Told to stop before its first step, it takes that one and saves it.
+    process = subprocess.Popen(**command(*words), stdout=subprocess.PIPE, text=True)
+    lines = iter(process.stdout.readline, "")
+    continued = next(x for x in lines if x.startswith(f"continuing {workdir} at step"))
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[0]
+    assert process.returncode == 143 and "SIGTERM: saving, then leaving" in told
+    saved = int(continued.split()[4]) + 1
+    assert (workdir / "checkpoints" / str(saved)).exists()
+    assert f"continuing {workdir} at step {saved} of" in train(workdir, root).stdout
     ours, theirs = final_state(workdir), final_state(whole)
     assert ours.step == theirs.step == 8
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

@@ -69,3 +69,25 @@ def test_pictures_are_decoded_and_parts_of_splits_read(written):
         sources.load(config.Data(root=root), "valid", False)
     with pytest.raises(ValueError, match="tfds:none/2017 cannot be opened"):
         sources.load(config.Data(root="tfds:none/2017"), "train", False)
+
+
+def test_without_a_version_the_newest_is_read(written, tmp_path, monkeypatch):
+    newest = Path(written[1].removeprefix(tfds.PREFIX))
+    for version in ("1.9.0", "1.10.0"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / version).symlink_to(newest)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert tfds._prepared("own") == tmp_path / "own" / "1.10.0"
+    assert sources.splits("tfds:own") == ["train", "val"]
+
+
+def test_a_folder_that_is_there_is_not_taken_for_the_new_one(written):
+    folder = written[0]
+    told = subprocess.run(
+        [sys.executable, "tools/write_tfds.py", "--config=configs/finetune.py"]
+        + [f"--config.data.root={folder}", f"--out={folder / 'out'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode and "is there already; name another --out" in told.stderr

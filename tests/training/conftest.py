@@ -10,7 +10,7 @@ from frcnn_jax.types import Detections, Detector
 BATCH = 8
 
 
-def _init(key, batch):
+def init(key, batch):
     del batch
     trunk = {"kernel": jax.random.normal(key, (3,)), "bias": jnp.zeros(())}
     head = {"kernel": jnp.ones(2), "bias": jnp.zeros(())}
@@ -18,7 +18,7 @@ def _init(key, batch):
     return {"params": {"trunk": trunk, "head": head}, "batch_stats": stats}
 
 
-def _loss(variables, batch, key, axis_name=None):
+def loss(variables, batch, key, axis_name=None):
     """Squared error of the number of boxes, with a little noise per image."""
     params = variables["params"]
     colour = batch.images.astype(jnp.float32).mean((1, 2)) / 255.0
@@ -30,14 +30,14 @@ def _loss(variables, batch, key, axis_name=None):
     total, count = colour.sum(0), jnp.float32(len(error))
     if axis_name is not None:
         total, count = jax.lax.psum((total, count), axis_name)
-    loss = (error**2).sum() / count
+    value = (error**2).sum() / count
     mean = 0.9 * variables["batch_stats"]["trunk"]["mean"] + 0.1 * total / count
     terms = ("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox")
-    metrics = dict.fromkeys(terms, loss / 4)
-    return loss, (metrics, {"batch_stats": {"trunk": {"mean": mean}}})
+    metrics = dict.fromkeys(terms, value / 4)
+    return value, (metrics, {"batch_stats": {"trunk": {"mean": mean}}})
 
 
-def _predict(variables, batch):
+def predict(variables, batch):
     """The ground truth, scored by how red the image is."""
     red = batch.images[..., 0].astype(jnp.float32).mean((1, 2)) / 255.0
     scores = jnp.where(batch.labels > 0, red[:, None], 0.0)
@@ -48,25 +48,26 @@ def _predict(variables, batch):
 
 @pytest.fixture
 def linear() -> Detector:
-    return Detector(_init, _loss, _predict)
+    return Detector(init, loss, predict)
+
+
+def arrays(step: int) -> dict[str, np.ndarray]:
+    """A batch of 8 images of one colour each, with 0 to 3 boxes."""
+    rng = np.random.default_rng(step)
+    colours = rng.integers(0, 256, (BATCH, 1, 1, 3)).astype(np.uint8)
+    labels = (np.arange(4) < rng.integers(0, 4, (BATCH, 1))).astype(np.int32)
+    return {
+        "images": np.tile(colours, (1, 4, 6, 1)),
+        "image_hw": np.tile(np.float32([4, 6]), (BATCH, 1)),
+        "scale_xy": np.ones((BATCH, 2), np.float32),
+        "boxes": np.tile(np.float32([0, 0, 2, 3]), (BATCH, 4, 1)),
+        "labels": labels,
+        "crowd": np.zeros((BATCH, 4), bool),
+        "image_id": rng.permutation(100)[:BATCH].astype(np.int32),
+    }
 
 
 @pytest.fixture
 def arrays_of():
-    """Step -> arrays of a batch: 8 images of one colour each, 0 to 3 boxes."""
-
-    def make(step: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng(step)
-        colours = rng.integers(0, 256, (BATCH, 1, 1, 3)).astype(np.uint8)
-        labels = (np.arange(4) < rng.integers(0, 4, (BATCH, 1))).astype(np.int32)
-        return {
-            "images": np.tile(colours, (1, 4, 6, 1)),
-            "image_hw": np.tile(np.float32([4, 6]), (BATCH, 1)),
-            "scale_xy": np.ones((BATCH, 2), np.float32),
-            "boxes": np.tile(np.float32([0, 0, 2, 3]), (BATCH, 4, 1)),
-            "labels": labels,
-            "crowd": np.zeros((BATCH, 4), bool),
-            "image_id": rng.permutation(100)[:BATCH].astype(np.int32),
-        }
-
-    return make
+    """Step -> arrays of its batch."""
+    return arrays

@@ -1,3 +1,9 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,10 +156,179 @@ def test_a_folder_without_checkpoints_is_named(tmp_path, start):
     assert str(tmp_path) in str(why.value)
 
 
-def test_another_model_is_refused(tmp_path, start):
+def test_another_model_is_refused_and_nothing_is_set_aside(tmp_path, start):
     state, _ = start()
     with Checkpoints(tmp_path, keep=1) as saved:
         saved.save(state)
     params = {**state.variables["params"], "head": {"kernel": jnp.zeros(5)}}
-    with Checkpoints(tmp_path, keep=1) as saved, pytest.raises(ValueError):
+    with (
+        Checkpoints(tmp_path, keep=1) as saved,
+        pytest.raises(FileNotFoundError, match="for another model"),
+    ):
         saved.restore_variables({**state.variables, "params": params})
+    assert (tmp_path / "checkpoints" / "0").is_dir()
+
+
+# ---- damage
+
+
+def largest(folder):
+    return max(
+        (p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+def truncate(folder):
+    file = largest(folder)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_bits(folder):
+    for file in folder.rglob("d/*"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes(content)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def without_metadata(folder):
+    for file in folder.rglob("_METADATA"):
+        file.unlink()
+
+
+def without_a_part(folder):
+    shutil.rmtree(folder / "optimizer")
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_bits, empty, without_metadata, without_a_part]
+)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+    tmp_path, start, arrays_of, damage, capsys
+):
+    state, advance = start()
+    states = []
+    with Checkpoints(tmp_path, keep=3) as saved:
+        for number in range(3):
+            state = advance(state, arrays_of(number))
+            states.append(host(state))
+            saved.save(state)
+    damage(tmp_path / "checkpoints" / "3")
+    fresh, again = start()
+    with Checkpoints(tmp_path, keep=3) as saved:
+        found = saved.restore(fresh)
+        told = capsys.readouterr().out.splitlines()
+        assert told[0].startswith(
+            "checkpoint cannot be used and is set aside, step 3: "
+        )
+        assert told[1] == "the checkpoint of step 2 is used instead"
+        assert_same(host(found), states[1])
+        assert (tmp_path / "damaged" / "3").is_dir() and saved.latest == 2
+        saved.save(again(found, arrays_of(2)))  # the step is saved again
+    with Checkpoints(tmp_path, keep=3) as saved:
+        assert_same(host(saved.restore(start()[0])), states[2])
+
+
+def test_nothing_is_left_when_all_are_damaged(tmp_path, start):
+    state, _ = start()
+    with Checkpoints(tmp_path, keep=2) as saved:
+        for number in (1, 2):
+            saved.save(state._replace(step=jnp.int32(number)))
+    for number in (1, 2):
+        truncate(tmp_path / "checkpoints" / str(number))
+    with (
+        Checkpoints(tmp_path, keep=2) as saved,
+        pytest.raises(FileNotFoundError, match=r"can be read \(step 2: .*; step 1: "),
+    ):
+        saved.restore(state)
+
+
+FULL = """
+import resource, signal, sys
+import jax, jax.numpy as jnp
+from frcnn_jax.training.checkpoint import Checkpoints, SaveFailed
+from frcnn_jax.training.state import TrainState
+
+def state(number):
+    big = jax.random.normal(jax.random.key(number), (64, 1024))
+    variables, skipped = {"params": {"a": big}}, jnp.int32(0)
+    return TrainState(jnp.int32(number), variables, {"b": big}, skipped)
+
+saved = Checkpoints(sys.argv[1], keep=2)
+saved.save(state(1))
+saved.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    saved.save(state(2))
+    saved.wait()
+    print("saved")
+except SaveFailed as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_a_clear_error_and_the_earlier_one_is_intact(tmp_path):
+    """A limit on the size of files fails writes as a full disk does."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "could not be written to" in done.stdout, done.stdout + done.stderr
+    assert "those of steps [1] are as they were" in done.stdout
+    big = jnp.zeros((64, 1024))
+    with Checkpoints(tmp_path, keep=2) as saved:
+        found, step = saved.restore_variables({"params": {"a": big}})
+    assert step == 1
+    expected = jax.random.normal(jax.random.key(1), (64, 1024))
+    np.testing.assert_array_equal(found["params"]["a"], expected)
+
+
+# ---- the best
+
+
+def test_the_best_is_variables_alone_and_one_of_a_kind(tmp_path, start, arrays_of):
+    state, advance = start()
+    with Checkpoints(tmp_path, keep=1) as saved:
+        for number in range(3):
+            state = advance(state, arrays_of(number))
+            saved.save_best(state)
+    assert [p.name for p in (tmp_path / "best").iterdir() if p.is_dir()] == ["3"]
+    with Checkpoints(tmp_path, keep=1) as saved:
+        found, step = saved.restore_variables(start()[0].variables, "best")
+    assert step == 3
+    assert_same(host(found), host(state.variables))
+
+
+def test_a_run_that_was_never_evaluated_has_no_best(tmp_path, start):
+    with (
+        Checkpoints(tmp_path, keep=1) as saved,
+        pytest.raises(FileNotFoundError, match="no best checkpoint"),
+    ):
+        saved.restore_variables(start()[0].variables, "best")
+
+
+def test_the_average_is_kept_and_is_what_prediction_reads(tmp_path, start, arrays_of):
+    state, advance = start(1)
+    state = advance(state, arrays_of(0))
+    average = jax.tree.map(lambda x: x + 1, state.variables)
+    averaged = state._replace(ema=average)
+    for name, made in (("plain", state), ("averaged", averaged)):
+        with Checkpoints(tmp_path / name, keep=2) as saved:
+            saved.save(made)
+    with Checkpoints(tmp_path / "plain", keep=2) as saved:
+        assert_same(saved.restore_variables(state.variables)[0], state.variables)
+        # A run that turns averaging on begins with what was saved.
+        assert_same(saved.restore(averaged).ema, state.variables)
+    with Checkpoints(tmp_path / "averaged", keep=2) as saved:
+        assert_same(saved.restore(averaged), averaged)
+        assert_same(saved.restore(state), state)  # turned off again
+        assert_same(saved.restore_variables(state.variables)[0], average)

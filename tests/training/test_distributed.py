@@ -1,4 +1,5 @@
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from frcnn_jax.training import distributed
+from frcnn_jax import config
+from frcnn_jax.training import distributed, optimizer, step
+from frcnn_jax.training.state import create
+from frcnn_jax.types import Detector
+from tests.training.conftest import arrays, init, loss, predict
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,42 +53,107 @@ def test_one_process_is_the_first():
     assert distributed.is_first()
 
 
+def losses(rows: slice, count: int = 10) -> list[float]:
+    """Losses of the linear detector's first steps, by all processes together.
+
+    `rows` are those of the global batch that this process brings.
+    """
+    mesh, detector = distributed.make_mesh(), Detector(init, loss, predict)
+    tx = optimizer.make(config.Train(lr_batch_size=0), lambda step: 0.05)
+    state = create(detector.init(jax.random.key(3), None), tx, ())
+    state = distributed.replicate(state, mesh)
+    take, found = step.make_train_step(detector, tx, (), mesh), []
+    for number in range(count):
+        own = {name: value[rows] for name, value in arrays(number).items()}
+        batch = distributed.to_batch(own, mesh)
+        state, metrics = take(state, batch, jax.random.key(0))
+        found.append(float(metrics["loss"]))
+    return found
+
+
 PROGRAM = """
-import jax
+import jax, os, signal, sys
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
 import numpy as np
+from frcnn_jax import config
+from frcnn_jax.data import loader, sources
+from frcnn_jax.evaluation import coco, infer
 from frcnn_jax.training import distributed
-distributed.join()
-mesh = distributed.make_mesh()
-rank = jax.process_index()
-fields = "images image_hw scale_xy boxes labels crowd image_id".split()
-arrays = {name: np.arange(4) + 4 * rank for name in fields}
-batch = distributed.to_batch(arrays, mesh)
-total = jax.jit(lambda x: x.sum())(batch.images)
-ids = distributed.to_host(batch.image_id).tolist()
-print(mesh.size, int(distributed.to_host(total)), ids, distributed.is_first())
+from frcnn_jax.types import Detections
+from tests.training.test_distributed import losses
+address, rank = sys.argv[1], int(sys.argv[2])
+distributed.join(address, 2, rank, lost_after=20)
+with distributed.ending_together():
+    mesh = distributed.make_mesh()
+    fields = "images image_hw scale_xy boxes labels crowd image_id".split()
+    arrays = {name: np.arange(4) + 4 * rank for name in fields}
+    batch = distributed.to_batch(arrays, mesh)
+    total = jax.jit(lambda x: x.sum())(batch.images)
+    ids = distributed.to_host(batch.image_id).tolist()
+    print(mesh.size, int(distributed.to_host(total)), ids, distributed.is_first())
+
+    # Scoring, by a detector that knows the truth of the images it is given.
+    data = config.Data(root=sys.argv[3], max_side=96, eval_short_side=64)
+    dataset = sources.load(data, "val", training=False)
+    def predict(arrays):
+        batch = distributed.to_host(distributed.to_batch(arrays, mesh))
+        boxes = batch.boxes / np.tile(batch.scale_xy, 2)[:, None]
+        found = Detections(boxes, batch.labels * 0.1, batch.labels)
+        return lambda: (found, batch.image_id)
+    parts = loader.eval_batches(
+        dataset, data, batch_size=4, process_index=rank, process_count=2
+    )
+    results = infer.detections(predict, parts, dataset)
+    objects = sum(len(record.boxes) for record in dataset.records)
+    ap = coco.evaluate(dataset.annotations, results)["AP"]
+    print(len(dataset.records), len(results) - objects, round(ap, 6))
+
+    rows = slice(4 * rank, 4 * rank + 4)
+    print(*losses(rows))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    losses(rows)
 """
 
 
-def test_two_processes_are_one_machine():
-    """Each brings 4 rows; both know all 8, only the first prints."""
+def test_two_processes_are_one_machine_until_one_is_killed(shapes_root):
+    """Each brings 4 rows; both know all 8, only the first prints; it ends soon.
+
+    Six images in batches of four, of two buckets, are scored once each.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    own = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    own |= {"PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
-            env={**os.environ, **own, "JAX_PROCESS_ID": str(rank)},
+            [sys.executable, "-c", PROGRAM, address, str(rank), str(shapes_root)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=180) for process in processes]
-    assert [p.returncode for p in processes] == [0, 0], outputs
-    own = [[x for x in out.splitlines() if "[Gloo]" not in x] for out, _ in outputs]
-    assert own == [["4 28 [0, 1, 2, 3, 4, 5, 6, 7] True"], []]
+    (out, said), (other, _) = [p.communicate(timeout=180) for p in processes]
+    codes = [process.returncode for process in processes]
+    assert codes == [distributed.LOST_CODE, -signal.SIGKILL], said
+    lines = [line for line in out.splitlines() if "[Gloo]" not in line]
+    assert lines[0] == "4 28 [0, 1, 2, 3, 4, 5, 6, 7] True"
+    assert lines[1] == "6 0 1.0"
+    found = [float(number) for number in lines[2].split()]
+    np.testing.assert_allclose(found, losses(slice(None)), rtol=1e-5)
+    assert [line for line in other.splitlines() if "[Gloo]" not in line] == []
+    assert "error: process 0 of 2 lost another process" in said
+    assert "Start all of them again with the same command" in said
+
+
+@pytest.mark.parametrize("given", [("host:1", 2, None), (None, 2, 0), (None, None, 1)])
+def test_processes_are_named_by_all_three_or_by_none(given):
+    with pytest.raises(ValueError, match="all of --coordinator=HOST:PORT"):
+        distributed.join(*given)
+
+
+def test_errors_of_one_process_pass_as_they_are():
+    with pytest.raises(OSError, match="full"), distributed.ending_together():
+        raise OSError("full")

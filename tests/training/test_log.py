@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -104,4 +105,21 @@ def test_the_clock_counts_since_its_last_reset():
     assert report["images_per_s"] > 0 and report["data_wait"] == 1.0
     clock.reset()
     clock.count(0, idle=0.0)
-    assert clock.report() == {"images_per_s": 0.0, "data_wait": 0.0}
+    report = clock.report()
+    assert report.pop("host_s") < 1
+    assert report == dict.fromkeys(
+        ("images_per_s", "data_wait", "data_s", "device_s"), 0
+    )
+
+
+def test_the_time_of_a_step_is_split_in_three():
+    clock = Clock()
+    for _ in range(2):
+        clock.count(8, 0.0, data=0.25, device=0.5)
+    time.sleep(0.01)
+    report = clock.report()
+    assert (report["data_s"], report["device_s"], report["host_s"]) == (0.25, 0.5, 0.0)
+    clock.reset()
+    clock.count(8, 0.0)
+    time.sleep(0.01)
+    assert clock.report()["host_s"] >= 0.01

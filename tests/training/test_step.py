@@ -21,16 +21,18 @@ def flat(tree):
     }
 
 
-def linear_state(detector, mesh, freeze=(), train=LINEAR):
+def linear_state(detector, mesh, freeze=(), train=LINEAR, ema=0.0, parts=1):
     variables = detector.init(jax.random.key(3), None)
     tx = optimizer.make(train, lambda step: 0.05)
-    state = distributed.replicate(create(variables, tx, freeze), mesh)
-    return state, step.make_train_step(detector, tx, freeze, mesh)
+    state = create(variables, tx, freeze, averaged=ema > 0)
+    state = distributed.replicate(state, mesh)
+    take = step.make_train_step(detector, tx, freeze, mesh, parts=parts, ema=ema)
+    return state, take
 
 
-def steps(detector, arrays_of, *, devices=1, count=3, freeze=(), seed=0):
+def steps(detector, arrays_of, *, devices=1, count=3, freeze=(), seed=0, **options):
     mesh = distributed.make_mesh(devices)
-    state, take = linear_state(detector, mesh, freeze)
+    state, take = linear_state(detector, mesh, freeze, **options)
     for number in range(count):
         batch = distributed.to_batch(arrays_of(number), mesh)
         state, metrics = take(state, batch, jax.random.key(seed))
@@ -127,6 +129,52 @@ def test_nothing_is_computed_backwards_below_frozen_parameters(linear, arrays_of
     steps(guarded, arrays_of, count=1, freeze=("trunk/.*",))
     with pytest.raises(AssertionError, match="differentiated"):
         steps(guarded, arrays_of, count=1, freeze=("trunk/bias",))
+
+
+def test_a_batch_in_parts_takes_the_step_of_the_whole(linear, arrays_of):
+    """Losses that are means over images: equal to rounding; statistics go on twice."""
+    (one, whole), (two, parts) = (
+        steps(linear, arrays_of, devices=2, count=1, parts=n) for n in (1, 2)
+    )
+    for name, value in flat(one.variables["params"]).items():
+        found = flat(two.variables["params"])[name]
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-7, err_msg=name)
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-5, err_msg=name)
+    colour = arrays_of(0)["images"].mean((1, 2)) / 255
+    # Devices hold rows 0..3 and 4..7; a part is two of each.
+    first, second = colour[[0, 1, 4, 5]].mean(0), colour[[2, 3, 6, 7]].mean(0)
+    mean = two.variables["batch_stats"]["trunk"]["mean"]
+    np.testing.assert_allclose(mean, 0.09 * first + 0.1 * second, rtol=1e-5)
+
+
+def test_the_average_follows_the_weights(linear, arrays_of):
+    """After n steps d = min(decay, (1 + n) / (10 + n)); frozen ones keep their bits."""
+    found = []
+    for count in (1, 2, 3):
+        made = steps(linear, arrays_of, count=count, ema=0.15, freeze=("head/.*",))
+        found.append(made[0])
+    expected = flat(linear.init(jax.random.key(3), None))
+    for number, state in enumerate(found):
+        decay = min(0.15, (1 + number) / (10 + number))
+        now = flat(state.variables)
+        expected = {k: decay * v + (1 - decay) * now[k] for k, v in expected.items()}
+        for name, value in flat(state.ema).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+            if name.startswith("params/head"):
+                np.testing.assert_array_equal(value, now[name])
+    assert found[-1].best is found[-1].ema
+
+
+def test_losses_without_a_step_are_those_of_the_step(linear, arrays_of):
+    mesh = distributed.make_mesh(4)
+    variables = linear.init(jax.random.key(3), None)
+    batch = distributed.to_batch(arrays_of(0), mesh)
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    found = step.make_loss_step(linear, mesh)(variables, batch, key)
+    _, metrics = steps(linear, arrays_of, count=1)
+    for name, value in found.items():
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -1,0 +1,84 @@
+"""The command line of `python -m frcnn_jax.data`: check DIR, show DIR."""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from frcnn_jax import cli, config
+from frcnn_jax.doctor import check, page, repair, report, show
+
+FLAGS = flags.FLAGS
+USAGE = (
+    "python -m frcnn_jax.data check DIR [--config=configs/X.py] [--split=train,val], or"
+    " python -m frcnn_jax.data show DIR --out=sheet.jpg [--config=configs/X.py]"
+)
+
+
+def define() -> None:
+    """Add the flags of the command."""
+    cli.define_config(required=False)
+    flags.DEFINE_list("split", [], "Splits to look at; default: the usual ones.")
+    flags.DEFINE_bool("quick", False, "Read headers of pictures only, decode none.")
+    flags.DEFINE_string("fix", None, "Write a repaired COCO file and its .log here.")
+    flags.DEFINE_string("html", None, "Write a page with plots and pictures here.")
+    flags.DEFINE_string("out", "sheet.jpg", "Where `show` writes its sheet.")
+    flags.DEFINE_integer("count", 16, "Images on the sheet of `show`.")
+
+
+def main(argv: list[str]) -> None:
+    """Check or show the data set.
+
+    The check's exit code is 1 with errors in the set, 2 if it cannot be read.
+    """
+    if len(argv) != 3 or argv[1] not in ("check", "show"):
+        raise ValueError(f"say what to do with which data: {USAGE}")
+    run = FLAGS.config or config.Run()
+    run.data.root = argv[2]
+    run = cli.checked(cli.with_fields(run))
+    if argv[1] == "show":
+        show.write(run, FLAGS.count, Path(FLAGS.out))
+        return
+    _check(run)
+
+
+def _check(run: config.Run) -> None:
+    try:
+        found = check.examine(run, FLAGS.split, decode=not FLAGS.quick, tell=_tell)
+    except (ValueError, OSError) as error:
+        error.exit_code = 2
+        raise
+    found = found._replace(config=_config_name())
+    print("\n".join(report.lines(found)))
+    if FLAGS.html:
+        Path(FLAGS.html).write_text(page.html(found), encoding="utf-8")
+        print(f"page: {FLAGS.html}")
+    if FLAGS.fix:
+        _fix(found, Path(FLAGS.fix))
+    if found.count("error"):
+        sys.exit(1)
+
+
+def _config_name() -> str:
+    if FLAGS.config is None:
+        return "the default configuration (see --config)"
+    return config_flags.get_config_filename(FLAGS["config"])
+
+
+def _fix(found: check.Report, path: Path) -> None:
+    if len(found.splits) > 1:
+        names = ", ".join(split.name for split in found.splits)
+        raise ValueError(f"--fix writes one split; choose it with --split: {names}")
+    root = Path(found.run.data.root)
+    changes = repair.write(
+        found.splits[0], root if root.is_dir() else root.parent, path
+    )
+    print(
+        f"repaired copy: {path}; {changes} changes, each a line of"
+        f" {path.with_suffix('.log')}"
+    )
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)

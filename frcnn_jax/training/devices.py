@@ -1,0 +1,86 @@
+"""Which kind of device JAX found, and why it is not the one that was meant."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+# What a machine with an accelerator, or made for one, has: device files and packages.
+FILES = {
+    "gpu": ("proc/driver/nvidia/version", "dev/nvidia0", "dev/kfd"),
+    "tpu": ("dev/accel0", "dev/vfio/0"),
+}
+PACKAGES = {
+    "gpu": ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin"),
+    "tpu": ("libtpu",),
+}
+INSTALL = {"gpu": '"jax[cuda13]"', "tpu": '"jax[tpu]"'}
+
+
+class WrongDevice(ValueError):
+    """JAX runs on another kind of device than was asked for, or on none."""
+
+
+def check(require: str | None = None) -> None:
+    """Warns of a fall-back to the CPU; with `require` another kind is an error.
+
+    Starts JAX's backends. Errors: WrongDevice with the cause as JAX tells it, also
+    when the platform that JAX_PLATFORMS names does not start (a TPU in use, say).
+    """
+    try:
+        found = jax.devices()[0].platform
+    except RuntimeError as error:
+        raise WrongDevice(f"no device: {first_line(error)}") from error
+    if require not in (None, found):
+        raise WrongDevice(
+            f"--require={require}, but JAX runs on {found}: {cause(require)}"
+        )
+    if found != "cpu" or require == "cpu" or chosen():
+        return
+    for kind in ("tpu", "gpu"):
+        if said := fallback(kind):
+            print(said, file=sys.stderr, flush=True)
+
+
+def fallback(kind: str, root: Path = Path("/")) -> str:
+    """The line to print on the CPU where there are signs of a kind; "" without."""
+    seen = signs(kind, root)
+    if not seen:
+        return ""
+    return (
+        f"warning: RUNNING ON THE CPU, though there is {' and '.join(seen)}:"
+        f" {cause(kind)}. --require={kind} makes this an error, --require=cpu says"
+        " that it is meant"
+    )
+
+
+def chosen() -> str:
+    """The platforms that the user named for JAX; "" where JAX chooses."""
+    return jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")
+
+
+def signs(kind: str, root: Path = Path("/")) -> list[str]:
+    """Device files under `root` and installed packages that speak for a kind."""
+    files = [f"/{name}" for name in FILES[kind] if (root / name).exists()]
+    packages = [x for x in PACKAGES[kind] if importlib.util.find_spec(x)]
+    return files + [f"the package {name}" for name in packages]
+
+
+def cause(kind: str) -> str:
+    """Why JAX does not run on a kind of device."""
+    if kind != "cpu" and not any(map(importlib.util.find_spec, PACKAGES[kind])):
+        return f"JAX has no {kind.upper()} support here, pip install {INSTALL[kind]}"
+    if chosen():
+        return f"JAX_PLATFORMS is {chosen()!r}"
+    try:
+        jax.devices(kind)
+    except RuntimeError as error:
+        return first_line(error)
+    return f"set JAX_PLATFORMS={'cuda' if kind == 'gpu' else kind}"
+
+
+def first_line(error: BaseException) -> str:
+    """An error's message up to its first line break."""
+    return str(error).partition("\n")[0]

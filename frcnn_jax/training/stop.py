@@ -1,0 +1,83 @@
+"""Being told to stop: signals are noted, and the loop leaves at the end of a step.
+
+The first SIGTERM or SIGINT asks for a checkpoint and an end, a second one ends the
+process at once.
+Exit codes are those of a shell: 143 after SIGTERM, 130 after SIGINT. Nothing here needs
+a service, so it works on one host as under a scheduler; of several processes one that
+is told stops all of them at the same step.
+"""
+
+import os
+import signal
+from types import FrameType
+
+import numpy as np
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AGREE_EVERY = 10  # steps between which several processes compare notes
+
+
+class Stopped(ArithmeticError):
+    """Training ended early because it was told to; everything is saved."""
+
+    def __init__(self, message: str, exit_code: int):
+        """Keep the exit code of the process."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Stop:
+    """Notes signals while it is entered; `requested` is the first of them, or 0."""
+
+    def __init__(self):
+        """Nothing is requested yet."""
+        self.requested = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Stop":
+        """Takes over SIGTERM and SIGINT."""
+        self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Gives them back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.requested:
+            os.write(2, b"told to stop twice: leaving at once, nothing more is saved\n")
+            os._exit(128 + number)
+        self.requested = number
+        name = signal.Signals(number).name
+        # Not print: the signal may have come in the middle of one.
+        os.write(1, f"{name}: saving, then leaving (again: at once)\n".encode())
+
+    def now(self, step: int) -> bool:
+        """Says whether to stop after this step; the same in every process."""
+        import jax
+
+        if jax.process_count() == 1:
+            return bool(self.requested)
+        if step % AGREE_EVERY:
+            return False
+        from jax.experimental import multihost_utils
+
+        told = multihost_utils.process_allgather(np.int32(self.requested))
+        self.requested = int(told.max())
+        return bool(self.requested)
+
+    def check(self) -> None:
+        """Raises Stopped where one process can decide that by itself."""
+        import jax
+
+        if self.requested and jax.process_count() == 1:
+            raise self.error("during an evaluation, which will be done again")
+
+    def error(self, when: str) -> Stopped:
+        """Return what to raise once all is saved."""
+        name = signal.Signals(self.requested).name
+        return Stopped(
+            f"stopped by {name} {when}; the same command continues",
+            128 + self.requested,
+        )
