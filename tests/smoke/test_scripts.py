@@ -342,7 +342,6 @@ def test_wrong_words_of_scoring(tmp_path):
 # ---- learning
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_four_images_are_learned_by_heart(tiny_run):
     run, tiny_run.data.flip = tiny_run, 0.0
     run.model.fpn.channels = run.model.rpn.channels = 32
@@ -356,6 +355,9 @@ def test_four_images_are_learned_by_heart(tiny_run):
     plan = build.plan(run, batches.schedule)
     state, tx = build.training_state(run, mesh, plan, load=True)
     take = step.make_train_step(build.detector(run.model), tx, (), mesh)
+    # Two hundred steps pay for compiling with optimisation.
+    options = {"xla_backend_optimization_level": 1}
+    take = jax.jit(take, compiler_options=options, donate_argnums=0)
     for _ in range(plan.total):
         batch = distributed.to_batch(next(batches), mesh)
         state, _ = take(state, batch, jax.random.key(0))
