@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ def save_run(
     """Writes `config.json`, or checks that the one there describes the same model.
 
     Errors: a workdir with another model, seed, batch size, classes or (with `data`)
-    images; other differences are printed.
+    images; other differences are printed, those of versions too.
     """
     images = {} if data is None else {"images": fingerprint(data)}
     path = workdir / "config.json"
@@ -37,17 +38,28 @@ def save_run(
         broken = [name for name, pair in changed.items() if _breaks(name, *pair)]
         if old_labels != labels:
             broken.append("the classes of the data")
-        kept = json.loads(path.read_text()).get("images")
-        if images and kept and kept != images["images"]:
+        kept = json.loads(path.read_text())
+        for name, now in versions().items():
+            if kept.get(name, now) != now:
+                print(f"changed since this run began: {name} {kept[name]} -> {now}")
+        if images and kept.get("images", images["images"]) != images["images"]:
             broken.append("the images of the training data or their boxes")
         if broken:
             raise ValueError(
                 f"{workdir} holds a run with other settings ({', '.join(broken)}):"
                 " continue it with the old ones or choose another --workdir"
             )
-    content = {"frcnn_jax": __version__, "run": config.to_dict(run)}
-    content |= {**labels._asdict(), **images}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    content = {**versions(), "run": config.to_dict(run), **labels._asdict(), **images}
+    # Replaced whole: after a kill or on a full disk the old one is still there.
+    new = path.with_suffix(".tmp")
+    new.write_text(json.dumps(content, indent=1) + "\n")
+    new.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of those that a checkpoint depends on."""
+    names = ("jax", "flax", "orbax-checkpoint")
+    return {"frcnn_jax": __version__} | {name: metadata.version(name) for name in names}
 
 
 def fingerprint(data: Dataset) -> str:
@@ -63,6 +75,7 @@ FIXED = ("model.", "seed", "train.batch_size", "train.freeze", "train.optimizer"
 FIXED += ("train.no_decay", "train.bias_rate", "data.train", "data.val_fraction")
 FIXED += ("data.classes", "data.image_ids", "data.fraction", "data.keep_empty")
 FIXED += ("data.min_box_side", "data.voc_inclusive", "data.buckets", "data.crop")
+FIXED += ("data.short_sides", "data.max_side")  # an image's bucket follows from these
 # Of these only zero or not decides what the optimiser keeps.
 SWITCHES = ("train.clip_norm", "train.momentum", "train.weight_decay")
 
@@ -160,7 +173,7 @@ def trained(
         named = own or labels.of_metadata(files.metadata(weights))
         return Trained(run, named, loaded, weights, None)
     like = distributed.replicate(build.fresh_variables(run), distributed.make_mesh(1))
-    with checkpoint.Checkpoints(workdir, run.train.keep_checkpoints) as saved:
+    with checkpoint.Checkpoints(workdir, None) as saved:
         found, number = saved.restore_variables(like, which)
     name = f"{workdir} at step {number}" + (" (best)" if which != "latest" else "")
     return Trained(run, own, found, name, number)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 
 import pytest
@@ -23,6 +24,34 @@ def test_harmless_changes_are_printed_and_kept(tmp_path, capsys):
     runs.save_run(tmp_path, run, LABELS)
     assert "train.log_every 50 -> 7" in capsys.readouterr().out
     assert runs.load_run(tmp_path)[0].train.log_every == 7
+
+
+def test_other_versions_are_told(tmp_path, capsys):
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text()) | {"orbax-checkpoint": "0.0.1"}
+    path.write_text(json.dumps(content))
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    now = runs.versions()["orbax-checkpoint"]
+    assert f"began: orbax-checkpoint 0.0.1 -> {now}\n" in capsys.readouterr().out
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failed_write_leaves_the_old_configuration(tmp_path):
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    (tmp_path / "config.tmp").mkdir()  # in the way of the new file
+    with pytest.raises(IsADirectoryError):
+        runs.save_run(tmp_path, config.Run(), LABELS)
+    assert runs.load_run(tmp_path) == (config.Run(), LABELS)
+
+
+def test_sizes_that_decide_the_order_of_images_stay(tmp_path):
+    runs.save_run(tmp_path, config.Run(), LABELS)
+    run = config.Run()
+    run.data.short_sides, run.data.max_side = (640,), 1000
+    with pytest.raises(ValueError, match=r"\(data.short_sides, data.max_side\)"):
+        runs.save_run(tmp_path, run, LABELS)
 
 
 def test_other_models_seeds_and_classes_are_refused(tmp_path):

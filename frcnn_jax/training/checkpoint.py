@@ -29,8 +29,12 @@ class SaveFailed(OSError):
 class Checkpoints:
     """The checkpoints of one run's folder."""
 
-    def __init__(self, workdir: str | Path, keep: int):
-        """Opens `workdir/checkpoints`, made on first use."""
+    def __init__(self, workdir: str | Path, keep: int | None):
+        """Opens `workdir/checkpoints`, made on first use.
+
+        With `keep` None only to read: nothing is made, moved or cleared away, for a
+        training may be writing there.
+        """
         self.workdir = Path(workdir).absolute()
         self.folder = self.workdir / "checkpoints"
         self._keep = keep
@@ -94,17 +98,19 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> SaveFailed:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         self._manager.reload()
         kept = self._manager.all_steps()
         return SaveFailed(
-            f"a checkpoint could not be written to {self.folder} ({reason[0][:300]});"
-            f" those of steps {sorted(kept)} are as they were. Make room there, or"
-            " allow writing, and continue with the same command"
+            f"a checkpoint could not be written to {self.folder}"
+            f" ({_first_line(error)}); those of steps {sorted(kept)} are as they were."
+            " Make room there, or allow writing, and continue with the same command"
         )
 
-    def save_best(self, state: TrainState) -> None:
-        """Writes the variables to `best` in the place of what is there, and waits."""
+    def save_best(self, state: TrainState, ap: float) -> None:
+        """Writes the variables to `best` in the place of what is there, and waits.
+
+        Its metadata tell the AP.
+        """
         if self._best is None:
             self._best = _manager(self.workdir / BEST, 1)
         ocp, step = _orbax(), int(state.step)
@@ -113,7 +119,7 @@ class Checkpoints:
                 self._best.delete(old)
         args = ocp.args.Composite(variables=ocp.args.StandardSave(state.best))
         try:
-            self._best.save(step, args=args)
+            self._best.save(step, args=args, custom_metadata={"AP": ap})
             self._best.wait_until_finished()
         except Exception as error:
             raise self._failed(error) from error
@@ -164,9 +170,15 @@ class Checkpoints:
                 raise FileNotFoundError(
                     f"{self.workdir} has no best checkpoint: it was never evaluated"
                 )
-            best = _manager(self.workdir / BEST, 1)
+            best = _manager(self.workdir / BEST, None)
             step = best.latest_step()
-            return best.restore(step, args=args)["variables"], step
+            try:
+                return best.restore(step, args=args)["variables"], step
+            except Exception as error:
+                raise FileNotFoundError(
+                    f"the best checkpoint, in {self.workdir / BEST}, cannot be read"
+                    f" ({_first_line(error)}); take the newest: --checkpoint=latest"
+                ) from error
         name = "ema" if self._averaged() else "variables"
         part = {name: ocp.args.StandardRestore(_shapes(like))}
         found, step = self._newest(ocp.args.Composite(**part))
@@ -183,11 +195,11 @@ class Checkpoints:
             try:
                 found = self._manager.restore(step, args=args)
             except Exception as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                reasons.append(f"step {step}: {lines[0][:300]}")
+                reasons.append(f"step {step}: {_first_line(error)}")
                 continue
+            aside = "" if self._keep is None else " and is set aside"
             for bad, reason in zip(steps, reasons, strict=False):
-                print(f"checkpoint cannot be used and is set aside, {reason}")
+                print(f"checkpoint cannot be used{aside}, {reason}")
                 self._set_aside(bad)
             if reasons:
                 print(f"the checkpoint of step {step} is used instead")
@@ -204,7 +216,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         """Move a damaged checkpoint away, so that its step can be saved again."""
-        if jax.process_index():
+        if jax.process_index() or self._keep is None:
             return
         place = self.workdir / "damaged" / str(step)
         place.parent.mkdir(exist_ok=True)
@@ -222,14 +234,22 @@ def _orbax() -> Any:
     return ocp
 
 
-def _manager(folder: Path, keep: int) -> Any:
+def _manager(folder: Path, keep: int | None) -> Any:
     from orbax.checkpoint.checkpoint_managers import LatestN
 
-    ocp = _orbax()
+    ocp, writes = _orbax(), keep is not None
+    # What looks left behind to a reader may be what training is just writing.
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=LatestN(keep), cleanup_tmp_directories=True
+        preservation_policy=LatestN(keep) if writes else None,
+        cleanup_tmp_directories=writes,
+        create=writes,
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 def _shapes(tree: Any) -> Any:

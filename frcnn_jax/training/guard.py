@@ -61,10 +61,13 @@ class Guard:
         told = self._tell(taken)
         if self._in_a_row < self._train.max_nonfinite:
             return state
-        if self._train.on_nonfinite == "rollback" and not self._went_back:
+        checkpoints = self._rails.checkpoints
+        checkpoints.wait()
+        wanted = self._train.on_nonfinite == "rollback" and not self._went_back
+        if wanted and checkpoints.latest is not None:
             return self._back(state)
-        self._rails.checkpoints.save(state)
-        self._rails.checkpoints.wait()
+        checkpoints.save(state)
+        checkpoints.wait()
         raise NonFinite(
             f"{told}; that were {self._in_a_row} steps in a row (train.max_nonfinite)."
             " Their parameters are saved as they were before. Run a batch again with"
@@ -98,7 +101,6 @@ class Guard:
     def _back(self, state: TrainState) -> TrainState:
         """The last checkpoint's parameters, going on with the data from here."""
         self._went_back, self._in_a_row = True, 0
-        self._rails.checkpoints.wait()
         found = self._rails.checkpoints.restore(state)
         print(
             f"back to the parameters of step {int(found.step)}"

@@ -120,7 +120,7 @@ def _evaluate_if_due(state: TrainState, done: int, rails: Rails) -> None:
     if done in rails.plan.eval_steps and done not in scored:
         _evaluate(state, done, rails)
     elif done and scored.get(done) is not None and done == best(scored):
-        rails.checkpoints.save_best(state)
+        rails.checkpoints.save_best(state, scored[done])
 
 
 def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
@@ -132,8 +132,9 @@ def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
         rails.checkpoints.wait()
         raise
     rails.log.write(done, _figures(found))
-    if best(rails.log.scores()) == done:
-        rails.checkpoints.save_best(state)
+    scored = rails.log.scores()
+    if best(scored) == done:
+        rails.checkpoints.save_best(state, scored[done])
 
 
 def best(scores: Mapping[int, float | None]) -> int | None:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -233,6 +234,25 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
         assert_same(host(saved.restore(start()[0])), states[2])
 
 
+def test_a_reader_leaves_everything_as_it_is(tmp_path, start, capsys):
+    """Scoring a run while it trains must not clear away what is being written."""
+    state, _ = start()
+    with Checkpoints(tmp_path, keep=3) as saved:
+        for number in (1, 2):
+            saved.save(state._replace(step=jnp.int32(number)))
+    truncate(tmp_path / "checkpoints" / "2")
+    unfinished = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
+    (unfinished / "variables").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with Checkpoints(tmp_path, keep=None) as saved:
+        assert saved.restore_variables(state.variables)[1] == 1
+    assert "checkpoint cannot be used, step 2: " in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+    with Checkpoints(tmp_path / "none", keep=None) as saved:
+        assert saved.latest is None
+    assert not (tmp_path / "none").exists()
+
+
 def test_nothing_is_left_when_all_are_damaged(tmp_path, start):
     state, _ = start()
     with Checkpoints(tmp_path, keep=2) as saved:
@@ -300,12 +320,17 @@ def test_the_best_is_variables_alone_and_one_of_a_kind(tmp_path, start, arrays_o
     with Checkpoints(tmp_path, keep=1) as saved:
         for number in range(3):
             state = advance(state, arrays_of(number))
-            saved.save_best(state)
+            saved.save_best(state, number / 4)
     assert [p.name for p in (tmp_path / "best").iterdir() if p.is_dir()] == ["3"]
-    with Checkpoints(tmp_path, keep=1) as saved:
+    with Checkpoints(tmp_path, keep=None) as saved:
         found, step = saved.restore_variables(start()[0].variables, "best")
-    assert step == 3
-    assert_same(host(found), host(state.variables))
+        assert step == 3
+        assert_same(host(found), host(state.variables))
+        metadata = tmp_path / "best" / "3" / "_CHECKPOINT_METADATA"
+        assert json.loads(metadata.read_text())["custom_metadata"] == {"AP": 0.5}
+        truncate(tmp_path / "best" / "3")
+        with pytest.raises(FileNotFoundError, match="take the newest: --checkpoint="):
+            saved.restore_variables(start()[0].variables, "best")
 
 
 def test_a_run_that_was_never_evaluated_has_no_best(tmp_path, start):

@@ -204,6 +204,8 @@ def test_going_back_happens_once(train, arrays_of, capsys):
     assert state.step == 12
     with pytest.raises(NonFinite):
         train("again", plan=long, batches=broken(arrays_of, *range(5, 13)), **bad)
+    with pytest.raises(NonFinite):  # before there is a checkpoint to go back to
+        train("early", plan=long, batches=broken(arrays_of, 1, 2, 3, 4), **bad)
 
 
 def test_an_overflow_is_no_fault_while_a_smaller_scale_may_help(tmp_path):
