@@ -29,6 +29,12 @@ from frcnn_jax import config  # noqa: E402
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "results.md"
 PUBLISHED = re.compile(r"Published box (AP50|AP) ([\d.]+) \((\w+)[^,]*, ([^)]+)\)")
 
+DETECTRON2 = {
+    "C4": ("r50", "r101"),
+    "DC5": ("r50", "r101"),
+    "FPN": ("r50", "r101", "x101"),
+}
+
 # Architecture -> tests that compare it with its peer: full size, then a narrow detector
 # whose losses and gradients are compared too.
 PARITY = {
@@ -58,9 +64,8 @@ PARITY = {
             f"maps_and_detections_equal_the_peers[{kind}]",
             f"losses_and_gradients_equal_the_peers[{kind}]",
         )
-        for trunk in ("r50", "r101", "x101")
-        for kind in ("C4", "DC5", "FPN")
-        if (trunk, kind) not in (("x101", "C4"), ("x101", "DC5"))
+        for kind, trunks in DETECTRON2.items()
+        for trunk in trunks
     },
     **dict.fromkeys(
         ("jwyang_res101_600", "jwyang_res101_800", "jwyang_res101_voc07"),

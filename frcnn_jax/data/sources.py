@@ -82,12 +82,14 @@ def read(data: config.Data, split: str, findings: Findings) -> Raw:
     if not held_out or (len(images) < 2 and split == data.train):
         return raw
     chosen = _drawn(len(images), held_out)
-    print(
-        f"{data.root} has no split {data.val!r}: {chosen.sum()} of the {len(images)}"
-        f" images of {data.train!r} are held out for it (data.val_fraction)"
-    )
     if split != data.val:
         chosen = ~chosen
+    else:
+        print(
+            f"{data.root} has no split {data.val!r}: {chosen.sum()} of the"
+            f" {len(images)} images of {data.train!r} are held out for it"
+            " (data.val_fraction)"
+        )
     return _only(raw._replace(name=split), chosen)
 
 
@@ -148,17 +150,15 @@ def held_out_fraction(data: config.Data, what: str) -> float:
 
 
 def _read(data: config.Data, what: str, split: str, findings: Findings) -> Raw:
-    root = Path(data.root)
+    root, inclusive = Path(data.root), data.voc_inclusive
     match what:
         case "coco":
             return coco.read(root, split, findings)
         case "yolo":
             return yolo.read(root, split, findings)
         case "voc":
-            inclusive = data.voc_inclusive
             return voc.read(root, split, inclusive=inclusive, findings=findings)
         case "tfds":
-            inclusive = data.voc_inclusive
             return tfds.read(data.root, split, inclusive=inclusive, findings=findings)
 
 

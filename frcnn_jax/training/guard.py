@@ -75,6 +75,11 @@ class Guard:
             " images, or lower train.lr"
         )
 
+    def holds_back(self) -> bool:
+        """Whether a checkpoint now would be the one that a rollback must not find."""
+        wanted = self._train.on_nonfinite == "rollback" and not self._went_back
+        return bool(self._in_a_row) and wanted
+
     def _tell(self, taken: Taken) -> str:
         values = {name: float(value) for name, value in taken.metrics.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
@@ -107,4 +112,6 @@ class Guard:
             ' (train.on_nonfinite "rollback"), once',
             flush=True,
         )
-        return found._replace(step=state.step)
+        # The steps since then count as without effect: the rate follows the optimiser.
+        lost = state.step - found.step
+        return found._replace(step=state.step, skipped=found.skipped + lost)

@@ -29,12 +29,15 @@ class MetricLog:
         Lines of later steps than `start_step` go: the steps will be done again. `quiet`
         writes nothing, for all processes of a run but one.
         """
-        path = Path(os.devnull) if quiet else Path(workdir) / "metrics.jsonl"
+        path = Path(workdir) / "metrics.jsonl"
         # Read by every process, so that all know the same scores.
-        self._scores = _scores(Path(workdir) / "metrics.jsonl", start_step)
-        if path.is_file():
-            _forget_after(path, start_step)
-        self._file: TextIO = open(path, "a")
+        kept = _lines_until(path, start_step)
+        self._scores = {x["step"]: x[SCORE] for x in kept if SCORE in x}
+        if path.is_file() and not quiet:
+            new = path.with_suffix(".tmp")
+            new.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            new.replace(path)
+        self._file: TextIO = open(os.devnull if quiet else path, "a")
         folder = Path(workdir) / "tensorboard"
         self._tensorboard = None if quiet else _tensorboard(folder)
 
@@ -65,21 +68,20 @@ class MetricLog:
             self._tensorboard.close()
 
 
-def _scores(path: Path, step: int) -> dict[int, float | None]:
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return {x["step"]: x[SCORE] for x in found if SCORE in x and x["step"] <= step}
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Keeps the lines up to a step; a last line cut short by a kill goes too."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
-    new = path.with_suffix(".tmp")
-    new.write_text("".join(kept))
-    new.replace(path)
+def _lines_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """The lines up to a step. One cut short by a kill, or damaged, is left out."""
+    if not path.is_file():
+        return []
+    kept, lines = [], path.read_text(errors="replace").splitlines()
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            if line["step"] <= step:
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                print(f"{path}: line {number} is damaged and left out")
+    return kept
 
 
 def device_memory() -> dict[str, float]:

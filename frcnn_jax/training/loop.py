@@ -56,9 +56,8 @@ def fit(
 
     `batches` must begin with the batch of `state.step`. One step is in flight while the
     next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    An evaluation that was cut off is done first. `guard`: steps that are not finite.
-    Errors: NonFinite after `train.max_nonfinite` of those in a row, Stopped when told
-    to; in both cases the state is saved. SaveFailed.
+    An evaluation that was cut off is done first. Errors: NonFinite (see `guard`) and
+    Stopped when told to, both with the state saved; SaveFailed.
     """
     plan, clock, started, last = rails.plan, Clock(), None, None
     done, guard, watch = int(state.step), Guard(rails, train), Watch()
@@ -92,7 +91,8 @@ def fit(
         stopping = rails.stop.now(done)
         if stopping or done in plan.checkpoint_steps:
             state = guard.look(last, state)
-            rails.checkpoints.save(state)
+            if stopping or done == plan.total or not guard.holds_back():
+                rails.checkpoints.save(state)
         if stopping:
             rails.checkpoints.wait()
             raise rails.stop.error(f"after step {done} of {plan.total}, which is saved")

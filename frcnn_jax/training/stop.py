@@ -1,17 +1,18 @@
 """Being told to stop: signals are noted, and the loop leaves at the end of a step.
 
 The first SIGTERM or SIGINT asks for a checkpoint and an end, a second one ends the
-process at once.
-Exit codes are those of a shell: 143 after SIGTERM, 130 after SIGINT. Nothing here needs
-a service, so it works on one host as under a scheduler; of several processes one that
-is told stops all of them at the same step.
+process at once. Exit codes are those of a shell: 143 after SIGTERM, 130 after SIGINT.
+Nothing here needs a service, so it works on one host as under a scheduler; of several
+processes one that is told stops all of them at the same step.
 """
 
 import os
 import signal
 from types import FrameType
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AGREE_EVERY = 10  # steps between which several processes compare notes
@@ -55,22 +56,16 @@ class Stop:
 
     def now(self, step: int) -> bool:
         """Says whether to stop after this step; the same in every process."""
-        import jax
-
         if jax.process_count() == 1:
             return bool(self.requested)
         if step % AGREE_EVERY:
             return False
-        from jax.experimental import multihost_utils
-
         told = multihost_utils.process_allgather(np.int32(self.requested))
         self.requested = int(told.max())
         return bool(self.requested)
 
     def check(self) -> None:
         """Raises Stopped where one process can decide that by itself."""
-        import jax
-
         if self.requested and jax.process_count() == 1:
             raise self.error("during an evaluation, which will be done again")
 

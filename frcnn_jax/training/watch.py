@@ -27,11 +27,14 @@ class Watch:
         finally:
             self._what = ""
 
+    def look(self, now: float) -> None:
+        """Says a word if it is due at this time (`time.monotonic`)."""
+        what, waited = self._what, now - self._since
+        if what and waited > max(self._long, 2 * self._told):
+            self._told = waited
+            print(f"waiting for {what} for {waited:.0f} s", file=sys.stderr, flush=True)
+
     def _run(self) -> None:
         while True:
             time.sleep(self._long / 4)
-            what, waited = self._what, time.monotonic() - self._since
-            if what and waited > max(self._long, 2 * self._told):
-                self._told = waited
-                print(f"waiting for {what} for {waited:.0f} s", file=sys.stderr)
-                sys.stderr.flush()
+            self.look(time.monotonic())

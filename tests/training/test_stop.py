@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,9 +30,8 @@ import time
 from frcnn_jax.training.stop import Stop
 with Stop():
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
     print("slept on", flush=True)
-    time.sleep(60)
 """
 
 
@@ -49,7 +47,6 @@ def test_a_second_signal_leaves_at_once():
     process.send_signal(signal.SIGINT)
     assert "SIGINT: saving, then leaving" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    start = time.monotonic()
-    _, told = process.communicate(timeout=20)
-    assert process.returncode == 130 and time.monotonic() - start < 10
+    out, told = process.communicate()
+    assert process.returncode == 130 and "slept on" not in out
     assert "twice: leaving at once" in told

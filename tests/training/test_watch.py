@@ -7,20 +7,32 @@ def told(capsys):
     return [x for x in capsys.readouterr().err.splitlines() if x.startswith("waiting")]
 
 
-def test_a_long_wait_is_told_and_told_again_later(capsys):
-    watch = Watch(long=0.04)
+def test_a_long_wait_is_told_and_told_again_after_twice_as_long(capsys):
+    watch, start = Watch(), time.monotonic()
     with watch.on("the data of step 7"):
-        time.sleep(0.5)
-    lines = told(capsys)
-    assert 2 <= len(lines) < 10  # each pause twice as long
-    assert all(x.startswith("waiting for the data of step 7 for ") for x in lines)
-    time.sleep(0.1)
+        for seconds in range(35, 300, 10):
+            watch.look(start + seconds)
+        lines = told(capsys)
+    assert lines == [
+        f"waiting for the data of step 7 for {n} s" for n in (65, 135, 275)
+    ]
+    watch.look(start + 1000)
     assert not told(capsys)
 
 
-def test_short_waits_are_not_told(capsys):
-    watch = Watch(long=0.2)
-    for _ in range(10):
+def test_each_wait_counts_by_itself(capsys):
+    watch = Watch()
+    for _ in range(3):
         with watch.on("a step"):
-            time.sleep(0.01)
+            watch.look(time.monotonic() + 50)
     assert not told(capsys)
+
+
+def test_the_thread_looks_by_itself(capfd):
+    watch = Watch(long=0.01)
+    with watch.on("the data"):
+        for _ in range(1000):
+            time.sleep(0.01)
+            if lines := told(capfd):
+                break
+    assert lines[0].startswith("waiting for the data for ")
