@@ -4,7 +4,8 @@ With a workdir its own configuration and newest checkpoint are used (fields give
 command line win) and `eval.json` is written there. Names of published weights,
 --weights=mmdet:r50_fpn_1x, and files of convert.py need no configuration;
 --weights=mmdet: lists the names.
---pictures also draws predictions beside ground truth.
+--pictures also draws predictions beside ground truth. Several processes share the
+images as in training: docs/tpu.md.
 """
 
 import json
@@ -22,6 +23,7 @@ from frcnn_jax.training import devices, distributed
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
 cli.define_require()
+cli.define_processes()
 flags.DEFINE_string("workdir", None, "Folder of a run to score.")
 flags.DEFINE_string("weights", None, "Weights file or name to score, not a checkpoint.")
 flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
@@ -34,14 +36,24 @@ flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
+    if (who := cli.processes()) is not None:
+        distributed.join(**who)
     devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
-    loaded, data = load(cli.checked(cli.with_fields(run)))
-    out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")
+    run = cli.checked(cli.with_fields(run))
+    with distributed.ending_together():
+        evaluate(run, Path(FLAGS.out or FLAGS.workdir or "runs/eval"))
+
+
+def evaluate(run: config.Run, out: Path) -> None:
+    """Scores on every device; the first process writes and draws."""
+    loaded, data = load(run)
     out.mkdir(parents=True, exist_ok=True)
     mesh = distributed.make_mesh()
     evaluator = build.Evaluator(loaded.run, data, mesh)
     results = evaluator.results(distributed.replicate(loaded.variables, mesh))
+    if not distributed.is_first():
+        return
     metrics = {"step": loaded.step, **evaluator.metrics(results)}
     score.save(metrics, out / "eval.json")
     (out / "results.json").write_text(json.dumps(results) + "\n")

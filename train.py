@@ -28,14 +28,10 @@ from frcnn_jax.training.stop import Stop, leave_at_once
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
 cli.define_require()
+cli.define_processes()
 flags.DEFINE_string("workdir", None, "Folder of this run.")
 flags.DEFINE_integer("devices", 0, "Use only the first N devices; 0 = all.")
 flags.DEFINE_bool("dry_run", False, "Compile, say what the run needs, and end.")
-flags.DEFINE_bool("distributed", False, "Join the processes of a pod or SLURM job.")
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where none is found.")
-flags.DEFINE_integer("num_processes", None, "How many processes, with --coordinator.")
-flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
-flags.DEFINE_integer("lost_after", 100, "Seconds of silence that make a process lost.")
 
 
 def main(argv: list[str]) -> None:
@@ -43,9 +39,8 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir is None and not FLAGS.dry_run:
         raise ValueError("name the folder of this run with --workdir=DIR")
     run = cli.checked(FLAGS.config)
-    who = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
-    if FLAGS.distributed or who != (None, None, None):
-        distributed.join(*who, lost_after=FLAGS.lost_after)
+    if (who := cli.processes()) is not None:
+        distributed.join(**who)
         leave_at_once()  # JAX has taken SIGTERM over
     devices.check(FLAGS.require)
     if FLAGS.dry_run:

@@ -36,6 +36,25 @@ def define_require() -> None:
     flags.DEFINE_enum("require", None, kinds, "Stop unless JAX runs on this.")
 
 
+def define_processes() -> None:
+    """Adds the flags by which one of several processes says who it is."""
+    flags.DEFINE_bool("distributed", False, "Join the processes of a pod or SLURM job.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; or found.")
+    flags.DEFINE_integer("num_processes", None, "How many processes, with it.")
+    flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+    flags.DEFINE_integer("lost_after", 100, "Seconds of silence that make it lost.")
+
+
+def processes() -> dict[str, Any] | None:
+    """The arguments of `training/distributed.py`'s join; None for a process alone."""
+    given = flags.FLAGS
+    who = (given.coordinator, given.num_processes, given.process_id)
+    if not given.distributed and who == (None, None, None):
+        return None
+    names = ("coordinator", "count", "index")
+    return dict(zip(names, who, strict=True)) | {"lost_after": given.lost_after}
+
+
 def checked(run: config.Run) -> config.Run:
     """The run, after `config.validate`.
 

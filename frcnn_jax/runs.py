@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from frcnn_jax import build, cli, config, labels
 from frcnn_jax.convert import files, published
 from frcnn_jax.data.records import Dataset
@@ -203,7 +205,9 @@ def trained(
         loaded = build.variables(run, weights)
         named = own or labels.of_metadata(files.metadata(weights))
         return Trained(run, named, loaded, weights, None)
-    like = distributed.replicate(build.fresh_variables(run), distributed.make_mesh(1))
+    alone = jax.process_count() == 1  # then one device is enough
+    mesh = distributed.make_mesh(1 if alone else 0)
+    like = distributed.replicate(build.fresh_variables(run), mesh)
     with checkpoint.Checkpoints(workdir, None) as saved:
         found, number = saved.restore_variables(like, which)
     name = f"{workdir} at step {number}" + (" (best)" if which != "latest" else "")

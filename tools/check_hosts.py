@@ -6,7 +6,8 @@ The same ten steps of a tiny detector run in 1, 2 and 4 processes of one CPU dev
 each. Losses of every step have to agree to 1e-4 and the scores to 1e-3 with those of
 one process. Then one of two processes is killed, the other has to end with code 75 and
 say so, and one process, then four, take the run to its end: again the same losses.
-Last, one of two is told to stop: both have to save the same step and leave.
+One of two is told to stop: both have to save the same step and leave. Last, two
+processes score a run with `eval.py` and have to find what training found.
 `make hosts` runs it on drawn images.
 """
 
@@ -77,6 +78,7 @@ def main() -> None:
         wait(workdir, start(workdir, data, 4), [0] * 4)
         compare(one, workdir, "killed with 2 processes, resumed with 4")
         told(folder / "told", data)
+        scored(folder / "of_2")
 
 
 def told(workdir: Path, data: str) -> None:
@@ -93,14 +95,31 @@ def told(workdir: Path, data: str) -> None:
     wait(workdir, start(workdir, data, 2, *more), [0] * 2)
 
 
+def scored(workdir: Path) -> None:
+    """Scores a run in two processes: the figures of its own last evaluation."""
+    out = workdir / "again"
+    words = ["eval.py", f"--workdir={workdir}", f"--out={out}"]
+    wait(workdir, launch(words, workdir, 2), [0, 0])
+    ours, theirs = (json.loads((x / "eval.json").read_text()) for x in (out, workdir))
+    if ours != theirs:
+        raise SystemExit(f"scored again by two processes: {ours}, not {theirs}")
+    print(f"scored again by two processes: AP {ours['AP']:.6f}, all figures equal")
+
+
 def start(workdir: Path, data: str, count: int, *more: str) -> list[subprocess.Popen]:
-    """The processes of one run; each writes to `<workdir>.<process>.log`."""
+    """The processes of one training."""
+    words = ["train.py", "--config=configs/demo.py"]
+    words += [f"--config.{name}={value}" for name, value in TINY.items()]
+    words += [f"--config.data.root={data}", f"--workdir={workdir}", *more]
+    return launch(words, workdir, count)
+
+
+def launch(words: list[str], workdir: Path, count: int) -> list[subprocess.Popen]:
+    """Starts a script as several processes; each writes `<workdir>.<process>.log`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "train.py", "--config=configs/demo.py"]
-    command += [f"--config.{name}={value}" for name, value in TINY.items()]
-    command += [f"--config.data.root={data}", f"--workdir={workdir}", *more]
+    command = [sys.executable, *words]
     if count > 1:
         command += [f"--coordinator={address}", f"--num_processes={count}"]
         command += [f"--lost_after={SILENCE}"]

@@ -117,6 +117,7 @@ class Storage:
                 bits = values.view("<u4")
                 bits[:] = half
                 bits <<= 16
+                values.flags.writeable = False  # as all others
             self._values = weakref.ref(values)
         return values
 

@@ -8,12 +8,13 @@ Three containers, told apart by their contents:
   object and of the list of storage keys, then each storage as int64 count and numbers;
 - one pickle of numpy arrays (detectron2 and Detectron `.pkl`).
 
-`pickles` reads the pickles. Only storages of the weights are read from the file, each
-once, so memory is the size of the weights (twice that for bfloat16). Read, not mapped:
-a process dies when a file that it has mapped is overwritten.
+`pickles` reads the pickles. Numbers of a zip file are mapped, its checksums compared:
+the arrays are views of the file, so write over no file whose arrays are in use. Those
+of the other two lie at odd addresses and are read, each storage of the weights once.
 """
 
 import io
+import mmap
 import os
 import struct
 import zipfile
@@ -109,6 +110,7 @@ class _Zip:
     def __init__(self, file: BinaryIO, size: int) -> None:
         _check_directory(file, size)
         self._archive = zipfile.ZipFile(file)
+        self._file = file
         self._entries = _entries(self._archive, size)
         tops = [n[: -len("/data.pkl")] for n in self._entries if _is_data(n)]
         if len(tops) != 1:
@@ -129,7 +131,7 @@ class _Zip:
             file, entry.file_size, builders=BUILDERS, persistent=persistent
         ).load()
 
-    def _fetch(self, key: str, storage: Storage) -> bytes:
+    def _fetch(self, key: str, storage: Storage) -> memoryview:
         entry = self._entries.get(f"{self._top}/data/{key}")
         if entry is None:
             raise ConversionError(f"the archive lacks data/{key}; {TAIL}")
@@ -138,7 +140,29 @@ class _Zip:
                 f"storage {key!r} of {storage.count} elements has {entry.file_size} "
                 f"bytes, not {storage.size}; {TAIL}"
             )
-        return self._archive.read(entry)
+        data = _mapped(self._file, self._first_byte(entry), entry.file_size)
+        if zlib.crc32(data) != entry.CRC:
+            raise ConversionError(f"data/{key} is not what was saved (CRC); {TAIL}")
+        return data
+
+    def _first_byte(self, entry: zipfile.ZipInfo) -> int:
+        """Where a member's numbers start: behind its own header and two texts."""
+        with self._archive.open(entry):  # compares that header with the directory
+            self._file.seek(entry.header_offset + 26)
+            lengths = struct.unpack("<HH", self._file.read(4))
+        return entry.header_offset + 30 + sum(lengths)
+
+
+def _mapped(file: BinaryIO, start: int, length: int) -> memoryview:
+    """A part of a file, by a map of its own that goes with the last view of it."""
+    if not length:
+        return memoryview(b"")
+    before = start % mmap.ALLOCATIONGRANULARITY
+    page = start - before
+    whole = mmap.mmap(
+        file.fileno(), before + length, access=mmap.ACCESS_READ, offset=page
+    )
+    return memoryview(whole)[before:]
 
 
 def _check_directory(file: BinaryIO, size: int) -> None:

@@ -10,6 +10,7 @@ Not here: what a checkpoint tells of itself (see `about`), nor what a run's
 configuration was (see `runs`).
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -313,6 +314,8 @@ def _manager(folder: Path, keep: int | None) -> Any:
     from orbax.checkpoint.checkpoint_managers import LatestN
 
     ocp, writes = _orbax(), keep is not None
+    logging.getLogger("absl").addFilter(_is_news)
+    logging.getLogger("asyncio").addFilter(_is_news)
     if writes and folder.is_file():  # else told after the first steps
         raise NotADirectoryError(f"{folder} is a file")
     # What looks left behind to a reader may be what training is just writing. Folders
@@ -325,6 +328,13 @@ def _manager(folder: Path, keep: int | None) -> Any:
         async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for tracebacks of each array that was not written; SaveFailed tells it."""
+    told = ("/orbax/checkpoint/", "/asyncio/")
+    place = Path(record.pathname).as_posix()
+    return record.levelno < logging.ERROR or not any(x in place for x in told)
 
 
 def _first_line(error: Exception) -> str:

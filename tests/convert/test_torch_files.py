@@ -4,7 +4,9 @@ What a file cannot do by being read is in test_pickles.py.
 """
 
 import importlib.util
+import mmap
 import pickle
+import shutil
 import struct
 import tracemalloc
 import zipfile
@@ -76,6 +78,26 @@ def test_views_share_memory_and_each_storage_is_read_once(name):
     for view in ("shared_rows", "shared_column", "shared_every_second"):
         assert np.shares_memory(arrays["shared"], arrays[view])
     assert np.shares_memory(arrays["bfloat16"], arrays["bfloat16_column"])
+
+
+def test_numbers_of_a_zip_are_a_map_of_the_file(tmp_path):
+    path = tmp_path / "w.pth"
+    shutil.copy(GOLDEN / "zip.pth", path)
+    arrays, _ = files.load(path)
+    path.unlink()  # the map holds what the folder no longer does
+    assert_same(arrays, recipe.plain())
+    assert not any(a.flags.writeable for a in arrays.values() if a.size)
+    base = arrays["shared"]
+    while isinstance(base, np.ndarray):
+        base = base.base
+    assert isinstance(base, mmap.mmap)
+
+
+def test_a_zip_packed_again_lies_at_odd_addresses(tmp_path):
+    parts = members("zip.pth")
+    arrays, _ = files.load(zipped(tmp_path / "w.pth", {"x" * 7: b""} | parts))
+    assert_same(arrays, recipe.plain())
+    assert not all(array.ctypes.data % array.itemsize == 0 for array in arrays.values())
 
 
 def test_mmdetection_3():
