@@ -4,6 +4,11 @@ Any field can be set with --config.section.field=value. The same command continu
 that was stopped.
 """
 
+if __name__ == "__main__":  # before the seconds that importing the rest takes
+    from frcnn_jax.training.stop import leave_at_once
+
+    leave_at_once()
+
 import time
 from functools import partial
 from pathlib import Path
@@ -18,7 +23,7 @@ from frcnn_jax.evaluation import score
 from frcnn_jax.training import devices, distributed, loop, schedule
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
-from frcnn_jax.training.stop import Stop
+from frcnn_jax.training.stop import Stop, leave_at_once
 
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
@@ -36,12 +41,13 @@ def main(argv: list[str]) -> None:
     run = cli.checked(FLAGS.config)
     if (who := cli.processes()) is not None:
         distributed.join(**who)
+        leave_at_once()  # JAX has taken SIGTERM over
     devices.check(FLAGS.require)
     if FLAGS.dry_run:
         mesh = distributed.make_mesh(FLAGS.devices)
         print(dry_run.table(dry_run.needs(run, mesh), run, mesh))
         return
-    with distributed.ending_together():
+    with distributed.ending_together(), runs.writing(Path(FLAGS.workdir)):
         train(run, Path(FLAGS.workdir), FLAGS.devices)
 
 
@@ -54,7 +60,6 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     if first:
         for oddity in quick.warnings(run, data, val):
             print(f"warning: {oddity}", flush=True)
-    workdir.mkdir(parents=True, exist_ok=True)
     if first:
         runs.save_run(workdir, run, labels.of_data(data), data)
     evaluator = build.Evaluator(run, val, mesh)

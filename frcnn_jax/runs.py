@@ -1,25 +1,62 @@
 """The folder of a run, and which model a command line means: folder, file or name."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from importlib import metadata
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from frcnn_jax import __version__, build, cli, config, labels
+from frcnn_jax import build, cli, config, labels
 from frcnn_jax.convert import files, published
 from frcnn_jax.data.records import Dataset
 from frcnn_jax.labels import Labels
 from frcnn_jax.training import checkpoint, distributed
+from frcnn_jax.training.about import versions
 from frcnn_jax.types import Variables
 
 # Beside the scripts, and importable where they are.
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+# What a disk, or the rights to a folder, can have against writing.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+REFUSED += (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
+
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Makes the folder of a run and tries to write there, before what takes long.
+
+    Errors: OSError that names folder or file and the way out, for what is tried here
+    and for what is written there later, inside.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir) as probe:
+            probe.write(bytes(1024))
+    except OSError as error:
+        raise _refused(workdir, error) from error
+    try:
+        yield
+    except OSError as error:
+        place = Path(error.filename or workdir).absolute()  # writes name no file
+        if error.errno in REFUSED and place.is_relative_to(workdir.absolute()):
+            raise _refused(error.filename or workdir, error) from error
+        raise
+
+
+def _refused(place: str | Path, error: OSError) -> OSError:
+    return OSError(
+        f"{place} cannot be written ({error.strerror}): make room there, allow writing,"
+        " or choose another --workdir; checkpoints already there are as they were"
+    )
 
 
 def save_run(
@@ -56,12 +93,6 @@ def save_run(
     new = path.with_suffix(".tmp")
     new.write_text(json.dumps(content, indent=1) + "\n")
     new.replace(path)
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of those that a checkpoint depends on."""
-    names = ("jax", "flax", "orbax-checkpoint")
-    return {"frcnn_jax": __version__} | {name: metadata.version(name) for name in names}
 
 
 def fingerprint(data: Dataset) -> str:

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import re
 
@@ -44,6 +45,34 @@ def test_a_failed_write_leaves_the_old_configuration(tmp_path):
     with pytest.raises(IsADirectoryError):
         runs.save_run(tmp_path, config.Run(), LABELS)
     assert runs.load_run(tmp_path) == (config.Run(), LABELS)
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path):
+    with runs.writing(tmp_path / "new" / "run"):
+        assert list((tmp_path / "new" / "run").iterdir()) == []
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run"):
+        with (
+            pytest.raises(OSError, match=f"{place} cannot be written .*--workdir"),
+            runs.writing(tmp_path / place),
+        ):
+            pytest.fail("it went on")
+
+
+def test_writes_that_fail_later_name_their_place(tmp_path):
+    def fails(*words):
+        with runs.writing(tmp_path):
+            raise OSError(*words)
+
+    with pytest.raises(OSError, match=f"^{tmp_path} cannot be written .No space"):
+        fails(errno.ENOSPC, "No space left on device")  # as writing says it
+    file = str(tmp_path / "eval.json")
+    with pytest.raises(OSError, match=f"^{file} cannot be written .Permission den"):
+        fails(errno.EACCES, "Permission denied", file)
+    with pytest.raises(OSError, match="^.Errno 13. Permission denied: '/else'"):
+        fails(errno.EACCES, "Permission denied", "/else")
+    with pytest.raises(OSError, match="^all is said$"):
+        fails("all is said")
 
 
 def test_sizes_that_decide_the_order_of_images_stay(tmp_path):

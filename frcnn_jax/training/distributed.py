@@ -102,6 +102,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def all_agree(here: bool) -> bool:
+    """Whether something holds in every process; all have to ask, and wait."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.int32(here)).all())
+
+
+def wait_for_all(what: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def make_mesh(devices: int = 0) -> Mesh:
     """One axis "data" over all devices, or over the first `devices` of them.
 

@@ -39,7 +39,7 @@ class Guard:
     def __init__(self, rails: Any, train: config.Train):
         """Starts with none; `rails` are the loop's."""
         self._rails, self._train = rails, train
-        self._looked, self._in_a_row, self._went_back = 0, 0, False
+        self._looked, self._in_a_row = 0, 0
 
     def look(self, taken: Taken | None, state: TrainState) -> TrainState:
         """Waits for a step and acts on it; gives the state to go on with.
@@ -63,8 +63,7 @@ class Guard:
             return state
         checkpoints = self._rails.checkpoints
         checkpoints.wait()
-        wanted = self._train.on_nonfinite == "rollback" and not self._went_back
-        if wanted and checkpoints.latest is not None:
+        if self._may_go_back() and checkpoints.latest is not None:
             return self._back(state)
         checkpoints.save(state)
         checkpoints.wait()
@@ -77,8 +76,12 @@ class Guard:
 
     def holds_back(self) -> bool:
         """Whether a checkpoint now would be the one that a rollback must not find."""
-        wanted = self._train.on_nonfinite == "rollback" and not self._went_back
-        return bool(self._in_a_row) and wanted
+        return bool(self._in_a_row) and self._may_go_back()
+
+    def _may_go_back(self) -> bool:
+        """Whether to: once in a run, however often that is started."""
+        once = not self._rails.checkpoints.rollbacks
+        return self._train.on_nonfinite == "rollback" and once
 
     def _tell(self, taken: Taken) -> str:
         values = {name: float(value) for name, value in taken.metrics.items()}
@@ -105,8 +108,9 @@ class Guard:
 
     def _back(self, state: TrainState) -> TrainState:
         """The last checkpoint's parameters, going on with the data from here."""
-        self._went_back, self._in_a_row = True, 0
-        found = self._rails.checkpoints.restore(state)
+        self._in_a_row, checkpoints = 0, self._rails.checkpoints
+        found = checkpoints.restore(state)
+        checkpoints.rollbacks += 1
         print(
             f"back to the parameters of step {int(found.step)}"
             ' (train.on_nonfinite "rollback"), once',
@@ -114,4 +118,6 @@ class Guard:
         )
         # The steps since then count as without effect: the rate follows the optimiser.
         lost = state.step - found.step
-        return found._replace(step=state.step, skipped=found.skipped + lost)
+        back = found._replace(step=state.step, skipped=found.skipped + lost)
+        checkpoints.save(back)  # a run killed now must not go back again
+        return back

@@ -39,7 +39,7 @@ class MetricLog:
             new.replace(path)
         self._file: TextIO = open(os.devnull if quiet else path, "a")
         folder = Path(workdir) / "tensorboard"
-        self._tensorboard = None if quiet else _tensorboard(folder)
+        self._tensorboard = None if quiet else _tensorboard(folder, start_step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records numbers of one step; other values are left out.
@@ -99,12 +99,18 @@ def _is_finite(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path, start_step: int):
+    """Writes to a file of its own; events of steps after this one are hidden."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(
+        str(folder),
+        purge_step=start_step + 1,
+        flush_secs=10,  # not much is lost by a kill
+        filename_suffix=f".{start_step}",  # else named by the second alone
+    )
 
 
 def progress_line(

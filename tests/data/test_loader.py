@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -290,6 +292,27 @@ def test_a_missing_picture_is_named(tmp_path):
 
 
 # ---- the process
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory_does_not_grow_with_epochs(pictures):
+    """A few batches stay in flight; kept, these would take eight times more."""
+    data = dataclasses.replace(DATA, threads=2, prefetch=2)
+    batches = loader.train_batches(pictures, data, batch_size=4, seed=7)
+
+    def resident():
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(100):
+        size = next(batches)["images"].nbytes
+    before, count = resident(), 600
+    for _ in range(count):
+        next(batches)
+    grown = resident() - before
+    batches.close()
+    assert grown < count * size / 8, (grown, count * size)
 
 
 def test_abandoned_iterators_do_not_keep_the_process_alive(pictures, tmp_path):

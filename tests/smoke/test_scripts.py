@@ -183,6 +183,60 @@ def test_a_killed_run_continues_to_the_same_bits(trained, root, tmp_path):
     assert scores(workdir / "eval.json") == scores(whole / "eval.json")
 
 
+def takes_signals(process) -> bool:
+    """Whether SIGTERM has a handler."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(re.search(r"SigCgt:\s*(\w+)", status)[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+def said_while(process, sends, number) -> str:
+    """What a process says that gets a signal once `sends` is true of a line."""
+    lines = []
+    for line in iter(process.stdout.readline, ""):
+        lines.append(line)
+        if sends(line):
+            process.send_signal(number)
+            break
+    return "".join(lines) + process.communicate(timeout=120)[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_while_the_program_loads(root, tmp_path, number, code):
+    workdir = tmp_path / "run"
+    words = ["train.py", *DEMO, f"--config.data.root={root}", f"--workdir={workdir}"]
+    process = subprocess.Popen(
+        **command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not takes_signals(process):
+        time.sleep(0.001)
+    process.send_signal(number)
+    out, told = process.communicate(timeout=120)
+    assert (process.returncode, out) == (code, "")
+    assert told.startswith(f"{number.name}: leaving at once, nothing is being saved")
+    assert "Traceback" not in told and not workdir.exists()
+
+
+@pytest.mark.parametrize("line", ["train: 24 images", "please wait"])
+def test_a_signal_while_training_starts(root, tmp_path, line):
+    """While data are read nothing is there to save, while compiling the first step."""
+    workdir = tmp_path / "run"
+    words = ["train.py", *DEMO, f"--config.data.root={root}", f"--workdir={workdir}"]
+    process = subprocess.Popen(
+        **command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    said = said_while(process, lambda x: line in x, signal.SIGINT)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    saves = "SIGINT: saving, then leaving" in said
+    assert saves != ("SIGINT: leaving at once, nothing is being saved" in said)
+    assert saves or line == "train: 24 images"  # reading so few may be over
+    kept = {p.name for p in workdir.glob("checkpoints/*")}
+    assert kept == ({"1"} if saves else set())
+
+
 # ---- scoring
 
 
@@ -302,6 +356,24 @@ def test_a_folder_with_other_settings_is_not_continued(trained, root):
     done = train(trained[0], root, "--config.seed=1", code=1)
     assert_plain(done, r"holds a run with other settings \(seed\)")
     assert "changed since this run began: seed 0 -> 1" in done.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_data_are_read(root, tmp_path):
+    """Permissions bind the administrator only without some of its powers."""
+    setpriv, folder = shutil.which("setpriv"), tmp_path / "mine"
+    if not os.geteuid() and not setpriv:
+        pytest.skip("permissions do not bind this user, and there is no setpriv")
+    folder.mkdir(mode=0o500)
+    asked = command("train.py", *DEMO, f"--config.data.root={root}")
+    bound = [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
+    asked["args"] = (not os.geteuid()) * bound + asked["args"]
+    for workdir in (folder, folder / "run"):
+        words = [*asked["args"], f"--workdir={workdir}"]
+        done = subprocess.run(
+            **{**asked, "args": words}, capture_output=True, text=True, timeout=600
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert_plain(done, f"{workdir} cannot be written .Permission.*allow writing")
 
 
 def test_missing_images_stop_or_are_counted(root, tmp_path):

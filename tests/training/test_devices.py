@@ -1,5 +1,10 @@
 """Which device JAX found; no accelerator is here, so device files are made up."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from frcnn_jax.training import devices
@@ -16,6 +21,26 @@ def test_another_device_than_required_is_an_error(kind):
     message = f"--require={kind}, but JAX runs on cpu: (JAX has no|JAX_PLATFORMS is)"
     with pytest.raises(devices.WrongDevice, match=message):
         devices.check(kind)
+
+
+def test_a_device_that_does_not_start_is_told_in_a_sentence():
+    """JAX is told to use one that this machine does not have, or cannot have."""
+    program = (
+        "from frcnn_jax.training import devices\n"
+        "try: devices.check()\n"
+        "except devices.WrongDevice as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "JAX_PLATFORMS": "rocm"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("no device: ") and "rocm" in line
 
 
 def test_the_cause_names_what_to_do():

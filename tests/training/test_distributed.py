@@ -117,17 +117,14 @@ with distributed.ending_together():
 """
 
 
-def test_two_processes_are_one_machine_until_one_is_killed(shapes_root):
-    """Each brings 4 rows; both know all 8, only the first prints; it ends soon.
-
-    Six images in batches of four, of two buckets, are scored once each.
-    """
+def pair(program, *words):
+    """Two processes of a program; it gets an address, its number and these words."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(rank), str(shapes_root)],
+            [sys.executable, "-c", program, address, str(rank), *map(str, words)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -135,6 +132,14 @@ def test_two_processes_are_one_machine_until_one_is_killed(shapes_root):
         )
         for rank in range(2)
     ]
+
+
+def test_two_processes_are_one_machine_until_one_is_killed(shapes_root):
+    """Each brings 4 rows; both know all 8, only the first prints; it ends soon.
+
+    Six images in batches of four, of two buckets, are scored once each.
+    """
+    processes = pair(PROGRAM, shapes_root)
     (out, said), (other, _) = [p.communicate(timeout=180) for p in processes]
     codes = [process.returncode for process in processes]
     assert codes == [distributed.LOST_CODE, -signal.SIGKILL], said
@@ -146,6 +151,70 @@ def test_two_processes_are_one_machine_until_one_is_killed(shapes_root):
     assert [line for line in other.splitlines() if "[Gloo]" not in line] == []
     assert "error: process 0 of 2 lost another process" in said
     assert "Start all of them again with the same command" in said
+
+
+SURVIVES = """
+import jax, os, signal, sys, time
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 1)
+import jax.numpy as jnp
+from pathlib import Path
+from frcnn_jax.training import distributed, stop
+from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.state import TrainState
+address, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+distributed.join(address, 2, rank, lost_after=20)
+sys.stdout = sys.stderr  # both are to tell
+mesh = distributed.make_mesh()
+
+def state(number):
+    a, step, skipped = jnp.full(3, number + 0.5), jnp.int32(number), jnp.int32(0)
+    state = TrainState(step, {"params": {"a": a}}, {"b": a}, skipped)
+    return computed(distributed.replicate(state, mesh))
+
+computed = jax.jit(lambda state: jax.tree.map(lambda x: x + 0, state))  # as steps do
+
+with distributed.ending_together():
+    with Checkpoints(folder, keep=3) as saved:
+        for number in (1, 2, 3):
+            saved.save(state(number))
+            saved.wait()
+    if rank == 0:
+        for file in folder.glob("checkpoints/3/**/d/*"):
+            file.write_bytes(file.read_bytes()[:50])
+    distributed.wait_for_all("damage is done")
+    with Checkpoints(folder, keep=3) as saved:
+        time.sleep(rank)  # what the first moves away, the second has yet to read
+        found = saved.restore(state(0))
+        first = float(found.variables["params"]["a"][0])
+        print("restored", int(found.step), first, "newest", saved.latest)
+        saved.save(state(3))  # where one still counts the damaged one, both wait here
+    with Checkpoints(folder, keep=3) as saved:
+        print("again", int(saved.restore(state(0)).step))
+        with stop.Stop() as told:
+            for number in range(1, 40):
+                if rank == 1 and number == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if told.now(number):
+                    saved.save(state(number))
+                    saved.wait()
+                    raise told.error(f"after step {number}")
+"""
+
+
+def test_two_processes_survive_damage_and_a_signal_to_one(tmp_path):
+    """One moves the damaged checkpoint, both use the one before; both stop at once."""
+    processes = pair(SURVIVES, tmp_path)
+    said = [process.communicate(timeout=180)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], said
+    for text in said:
+        assert "cannot be used and is set aside, step 3: " in text
+        assert "another process" not in text
+        assert "restored 2 2.5 newest 2\n" in text and "again 3\n" in text
+        assert "stopped by SIGTERM after step 10" in text
+    assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["3"]
+    kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert kept == {"2", "3", "10"}
 
 
 @pytest.mark.parametrize("given", [("host:1", 2, None), (None, 2, 0), (None, None, 1)])

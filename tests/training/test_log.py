@@ -65,6 +65,42 @@ def test_tensorboard_events_where_installed(tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
+def shown(folder):
+    """{tag: [(step, value)]} as TensorBoard shows the files of a folder.
+
+    Each event has its length (8 bytes), a checksum (4), itself, and another checksum;
+    a session's start hides what came before it, from its step on.
+    """
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    found = {}
+    for file in sorted(folder.iterdir()):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            size = int.from_bytes(content[place : place + 8], "little")
+            event = Event.FromString(content[place + 12 : place + 12 + size])
+            place += size + 16
+            if event.session_log.status == SessionLog.START:
+                for tag, points in found.items():
+                    found[tag] = [x for x in points if x[0] < event.step]
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+@pytest.mark.parametrize("resumed", [0, 2])
+def test_tensorboard_forgets_steps_that_are_done_again(tmp_path, resumed):
+    pytest.importorskip("tensorboardX")
+    for begin, sign in ((0, 1), (resumed, -1)):
+        metrics = MetricLog(tmp_path, begin)
+        for step in range(begin + 1, 5):
+            metrics.write(step, {"loss": sign * step})
+        metrics.close()
+    expected = [(step, step if step <= resumed else -step) for step in range(1, 5)]
+    assert shown(tmp_path / "tensorboard") == {"loss": expected}
+    assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == expected
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(-3, "0s"), (0, "0s"), (5.9, "5s"), (65, "1m05s"), (3725, "1h02m")],

@@ -210,6 +210,34 @@ def test_going_back_happens_once(train, arrays_of, capsys):
         train("early", plan=long, batches=broken(arrays_of, 1, 2, 3, 4), **bad)
 
 
+def test_going_back_happens_once_however_often_a_run_is_killed(
+    train, arrays_of, tmp_path, capsys
+):
+    """The data end, as an accident, right after the rollback; nothing else is saved."""
+    bad = {"max_nonfinite": 2, "on_nonfinite": "rollback"}
+    long = plan(total=12, evals=(12,), saves=(2, 12))
+    with pytest.raises(StopIteration):
+        train(plan=long, batches=broken(arrays_of, *range(5, 13)), limit=6, **bad)
+    assert "back to the parameters of step 2" in capsys.readouterr().out
+    saved = max(int(p.name) for p in (tmp_path / "run/checkpoints").iterdir())
+    assert saved == 6
+    rest = itertools.islice(broken(arrays_of, *range(5, 13)), saved, None)
+    with pytest.raises(NonFinite, match="step 8 .* 2 steps in a row"):
+        train(plan=long, batches=rest, **bad)
+    assert "back to" not in capsys.readouterr().out
+
+
+def test_a_kill_after_going_back_changes_nothing(train, arrays_of):
+    bad = {"max_nonfinite": 2, "on_nonfinite": "rollback"}
+    long = plan(total=12, evals=(12,), saves=(2, 12))
+    whole, _ = train("whole", plan=long, batches=broken(arrays_of, 5, 6), **bad)
+    with pytest.raises(StopIteration):
+        train("parts", plan=long, batches=broken(arrays_of, 5, 6), limit=8, **bad)
+    rest = itertools.islice(broken(arrays_of, 5, 6), 6, None)
+    parts, _ = train("parts", plan=long, batches=rest, **bad)
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
 def test_an_overflow_is_no_fault_while_a_smaller_scale_may_help(tmp_path):
     metrics = {"loss": np.inf, "finite": False, "skipped_steps": 17}
     for scale, stops in ((1.0, False), (0.5, True)):
@@ -217,7 +245,9 @@ def test_an_overflow_is_no_fault_while_a_smaller_scale_may_help(tmp_path):
         watched = SimpleNamespace(
             name_rows=lambda rows: ["a"],
             dumps=tmp_path,
-            checkpoints=SimpleNamespace(save=lambda state: None, wait=lambda: None),
+            checkpoints=SimpleNamespace(
+                save=lambda state: None, wait=lambda: None, rollbacks=0
+            ),
         )
         guard = Guard(watched, config.Train(max_nonfinite=1))
         if stops:
