@@ -17,6 +17,10 @@ def write(path):
     path.write_text(json.dumps(CONTENT))
 
 
+def read(root, split, outside=False):
+    return coco.read(root, split, outside=outside, findings=Findings())
+
+
 def test_the_usual_places_and_their_order(tmp_path):
     for name in ("instances_train", "train", "instances_val"):
         write(tmp_path / "annotations" / f"{name}.json")
@@ -33,10 +37,10 @@ def test_the_usual_places_and_their_order(tmp_path):
 def test_images_beside_their_json(tmp_path):
     write(tmp_path / "valid" / "_annotations.coco.json")
     (tmp_path / "valid" / "1.jpg").touch()
-    raw = coco.read(tmp_path, "valid", Findings())
+    raw = read(tmp_path, "valid")
     assert raw.name == "valid" and raw.pictures == [tmp_path / "valid" / "1.jpg"]
     with pytest.raises(FileNotFoundError, match="one of the splits: valid"):
-        coco.read(tmp_path, "val", Findings())
+        read(tmp_path, "val")
 
 
 def test_the_memory_that_a_large_file_takes_is_told(tmp_path, monkeypatch, capsys):
@@ -44,5 +48,5 @@ def test_the_memory_that_a_large_file_takes_is_told(tmp_path, monkeypatch, capsy
     path = tmp_path / "annotations" / "train.json"
     path.parent.mkdir()
     path.write_text('{"images": [], "annotations": [], "categories": []}')
-    coco.read(tmp_path, "train", Findings())
+    read(tmp_path, "train")
     assert capsys.readouterr().out.endswith("GB of JSON take about 0 GB of memory\n")

@@ -7,8 +7,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from frcnn_jax import config
-from frcnn_jax.data import sources
+from frcnn_jax.data import sources, transforms
 from frcnn_jax.data.findings import FAULTS
+
+
+BOX = [1, 1, 9, 9]
+BOM = b"\xef\xbb\xbf"
 
 
 def text(fault):
@@ -142,21 +146,33 @@ def test_missing_root_and_json(tmp_path):
         load(tmp_path / "images" / "1.png")
 
 
-def test_broken_json_names_the_byte(tmp_path):
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b'{"images": [{"id": 1', "broken JSON at byte 20 of 20 (Expecting ',' delimi"),
+        (b'{"images": [{"id": 1', "; the file looks cut off: copy it again"),
+        (b'{"\xc3\xa9\xc3\xa9": 1 "b": [1, 2]}', "broken JSON at byte 11 of 23 (E"),
+        (b'{"\xc3\xa9\xc3\xa9": 1 "b": [1, 2]}', "; repair it there"),
+        (BOM + b'{"images": 1 "b": [1, 2]}', "broken JSON at byte 16 of 28 (Expect"),
+        (b'{"images": "\xff"}', "not UTF-8 at byte 12 of 15; save it in that encod"),
+        (BOM + b'{"images": "\xff"}', "not UTF-8 at byte 15 of 18; "),
+        ('{"images": []}'.encode("utf-16"), "not UTF-8 at byte 0 of 30; "),
+        (b"", "broken JSON at byte 0 of 0 (Expecting value); the file looks cut off"),
+    ],
+)
+def test_broken_json_names_the_byte(tmp_path, raw, told):
     write(tmp_path, content())
     path = tmp_path / "annotations" / "train.json"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-20])
-    with pytest.raises(ValueError, match="broken JSON at byte [0-9]+ of") as error:
+    path.write_bytes(raw)
+    with pytest.raises(ValueError) as error:
         load(tmp_path)
-    assert str(path) in str(error.value)
-    path.write_bytes("é".encode() * 3)
-    with pytest.raises(ValueError, match="byte 0"):
-        load(tmp_path)
-    path.write_bytes(b'{"images": "\xff"}')
-    with pytest.raises(ValueError, match="not UTF-8 at byte 12"):
-        load(tmp_path)
-    path.write_bytes(b"\xef\xbb\xbf" + whole)  # a byte order mark is harmless
+    assert str(error.value).startswith(f"{path}: ") and told in str(error.value)
+
+
+def test_a_byte_order_mark_is_harmless(tmp_path):
+    write(tmp_path, content())
+    path = tmp_path / "annotations" / "train.json"
+    path.write_bytes(BOM + path.read_bytes())
     assert len(load(tmp_path).records) == 1
 
 
@@ -191,8 +207,26 @@ def test_missing_images_are_listed_or_dropped_with_a_count(tmp_path):
 @pytest.mark.parametrize("name", ["/etc/a.png", "../a.png", "x/../../a.png"])
 def test_file_names_must_stay_inside(tmp_path, name):
     write(tmp_path, content([image(1, name)]), pictures=False)
-    with pytest.raises(ValueError, match="leave the folder of the data: 1 .*\n.*a.png"):
+    with pytest.raises(ValueError, match="leave the folder of the data: 1 ") as error:
         load(tmp_path)
+    head, place = str(error.value).split("\n")
+    assert "set data.allow_outside_root to read them" in head
+    assert place.endswith(f"train.json, image 1: {name}")
+
+
+def test_file_names_may_leave_the_folder_where_that_is_allowed(tmp_path):
+    root, beside = tmp_path / "set", tmp_path / "beside"
+    for folder in (root, beside):
+        folder.mkdir()
+    names = ["../../beside/a.png", str(beside / "b.png"), "c.png"]
+    write(root, content([image(i, n) for i, n in enumerate(names)], [box(1, 0, BOX)]))
+    found = load(root, allow_outside_root=True)
+    assert [len(transforms.decode(r.path)) for r in found.records] == [4, 4, 4]
+    assert found.records[1].path == beside / "b.png"
+    assert {p.name for p in beside.iterdir()} == {"a.png", "b.png"}
+    (beside / "b.png").unlink()
+    with pytest.raises(ValueError, match="image files missing: 1 .*\n.*b.png"):
+        load(root, allow_outside_root=True)
 
 
 # ---- images and categories
