@@ -10,9 +10,7 @@ from frcnn_jax import config
 from frcnn_jax.data import sources, transforms
 from frcnn_jax.data.findings import FAULTS
 
-
 BOX = [1, 1, 9, 9]
-BOM = b"\xef\xbb\xbf"
 
 
 def text(fault):
@@ -144,51 +142,6 @@ def test_missing_root_and_json(tmp_path):
         load(tmp_path / "images")
     with pytest.raises(FileNotFoundError, match="is a file; name its folder"):
         load(tmp_path / "images" / "1.png")
-
-
-@pytest.mark.parametrize(
-    ("raw", "told"),
-    [
-        (b'{"images": [{"id": 1', "broken JSON at byte 20 of 20 (Expecting ',' delimi"),
-        (b'{"images": [{"id": 1', "; the file looks cut off: copy it again"),
-        (b'{"\xc3\xa9\xc3\xa9": 1 "b": [1, 2]}', "broken JSON at byte 11 of 23 (E"),
-        (b'{"\xc3\xa9\xc3\xa9": 1 "b": [1, 2]}', "; repair it there"),
-        (BOM + b'{"images": 1 "b": [1, 2]}', "broken JSON at byte 16 of 28 (Expect"),
-        (b'{"images": "\xff"}', "not UTF-8 at byte 12 of 15; save it in that encod"),
-        (BOM + b'{"images": "\xff"}', "not UTF-8 at byte 15 of 18; "),
-        ('{"images": []}'.encode("utf-16"), "not UTF-8 at byte 0 of 30; "),
-        (b"", "broken JSON at byte 0 of 0 (Expecting value); the file looks cut off"),
-    ],
-)
-def test_broken_json_names_the_byte(tmp_path, raw, told):
-    write(tmp_path, content())
-    path = tmp_path / "annotations" / "train.json"
-    path.write_bytes(raw)
-    with pytest.raises(ValueError) as error:
-        load(tmp_path)
-    assert str(error.value).startswith(f"{path}: ") and told in str(error.value)
-
-
-def test_a_byte_order_mark_is_harmless(tmp_path):
-    write(tmp_path, content())
-    path = tmp_path / "annotations" / "train.json"
-    path.write_bytes(BOM + path.read_bytes())
-    assert len(load(tmp_path).records) == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("[]", "top level is a list"),
-        ('{"images": []}', "'annotations' is missing .*keys there: images"),
-        ('{"images": {}, "annotations": [], "categories": []}', "'images' is missing"),
-    ],
-)
-def test_wrong_layout(tmp_path, text, match):
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "train.json").write_text(text)
-    with pytest.raises(ValueError, match=match):
-        load(tmp_path)
 
 
 def test_missing_images_are_listed_or_dropped_with_a_count(tmp_path):
