@@ -67,12 +67,12 @@ def assert_same(first, second):
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def spoil(dataset, folder, rows):
-    """Return the data set with some files replaced by web pages."""
+def spoil(dataset, folder, rows, content=b"<!DOCTYPE html>"):
+    """Return the data set with some files replaced, by web pages unless told."""
     records = list(dataset.records)
     for row in rows:
         path = Path(folder) / f"bad{row}.jpg"
-        path.write_bytes(b"<!DOCTYPE html>")
+        path.write_bytes(content)
         records[row] = records[row]._replace(path=path)
     return dataclasses.replace(dataset, records=tuple(records))
 
@@ -217,10 +217,20 @@ def test_bad_images_stop_the_run_by_name(pictures, tmp_path):
         train(bad, 20)
     with pytest.raises(BadImage, match="bad3.jpg"):
         list(loader.eval_batches(bad, DATA, batch_size=4))
+    cut = spoil(pictures, tmp_path, [3], cut_jpeg())
+    with pytest.raises(BadImage, match="bad3.jpg: truncated JPEG.*image id 1003"):
+        train(cut, 20)
 
 
-def test_skipping_takes_the_next_of_the_same_bucket(pictures, tmp_path):
-    bad = spoil(pictures, tmp_path, [3, 5])  # wide: 0 2 3 5 6 8 9 11 12
+def cut_jpeg():
+    noise = np.random.default_rng(0).integers(0, 256, (*WIDE, 3), np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    return whole[: len(whole) // 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", cut_jpeg()])
+def test_skipping_takes_the_next_of_the_same_bucket(pictures, tmp_path, content):
+    bad = spoil(pictures, tmp_path, [3, 5], content)  # wide: 0 2 3 5 6 8 9 11 12
     data = dataclasses.replace(DATA, on_bad_image="skip", threads=4)
     batches = loader.train_batches(bad, data, batch_size=4, seed=7)
     mine = list(itertools.islice(batches, 10))

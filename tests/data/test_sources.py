@@ -84,12 +84,26 @@ def test_finds_images_in_the_usual_folders(tmp_path, folder):
     assert ds.records[0].path.is_file() and ds.name == "instances_train"
 
 
-def test_odd_file_names_are_found(tmp_path):
-    names = ["UP.PNG", "two.dots.png", "sub/ü ñ 漢.png", "a b.jpg"]
-    data = content(
-        [image(i, n) for i, n in enumerate(names)], [box(1, 0, [1, 1, 9, 9])]
+def test_odd_file_names_are_read(tmp_path):
+    names = [
+        "UP.PNG",
+        "two.jpg.png",
+        "sub/ü ñ 漢.png",
+        "a b.jpg",
+        "link.png",
+        "l/5.png",
+    ]
+    write(
+        tmp_path, content([image(i, n) for i, n in enumerate(names)], [box(1, 0, BOX)])
     )
-    assert len(read(tmp_path, data=data).records) == 4
+    folder, elsewhere = tmp_path / "images", tmp_path / "elsewhere"
+    (folder / "l").rename(elsewhere)
+    (folder / "l").symlink_to(elsewhere)  # links may lead anywhere, unlike names
+    (folder / "link.png").rename(elsewhere / "6.png")
+    (folder / "link.png").symlink_to(elsewhere / "6.png")
+    found = load(tmp_path).records
+    assert [r.path for r in found] == [folder / name for name in names]
+    assert [transforms.decode(r.path).shape for r in found] == [(4, 5, 3)] * 6
 
 
 def test_records_ascend_by_id_and_boxes_stay_with_their_image(tmp_path):
@@ -152,6 +166,7 @@ def test_missing_images_are_listed_or_dropped_with_a_count(tmp_path):
         load(tmp_path)
     told = str(error.value)
     assert "image 21: 21.png\n  ... and 5 more" in told and "22.png" not in told
+    assert told.count(".png") == 20 and 'set data.on_bad_image to "skip"' in told
     ds = load(tmp_path, on_bad_image="skip")
     assert len(ds.records) == len(ds.annotations["images"]) == 5
     assert ds.skipped == {"image files missing": 25}
