@@ -262,13 +262,16 @@ def write_odd(root):
 
 
 @pytest.mark.usefixtures("quick_compile")
-def test_batches_of_odd_pictures_take_finite_steps(tiny_run, tmp_path):
+def test_batches_of_odd_pictures_take_finite_steps(tiny_run, tmp_path, capsys):
     """From their files on, where anchors must lie inside the picture."""
     write_odd(tmp_path)
     tiny_run.data.root, tiny_run.data.buckets = str(tmp_path), ((96, 96),)
     tiny_run.data.max_boxes, tiny_run.model.rpn.allowed_border = 1000, 0.0
     tiny_run.train.batch_size = tiny_run.train.lr_batch_size = 2
     run, data, _ = build.datasets(tiny_run)
+    told = capsys.readouterr().out
+    assert "train: 5 images (1 without boxes), 1003 boxes, 1 classes" in told
+    assert "1 images hold more than 100 boxes (up to 1000)" in told
     mesh, found = distributed.make_mesh(1), {}
     for name, record in zip(ODD, data.records, strict=True):
         batches = build.train_batches(
