@@ -186,13 +186,18 @@ def _check_file(file: str) -> None:
 def run_of(file: str) -> config.Run:
     """What a configuration file gives, before any field of the command line.
 
-    Errors: FileNotFoundError with the nearest name.
+    Errors: FileNotFoundError with the nearest name, ValueError for a field that the
+    file sets and that does not exist.
     """
     _check_file(file)
     values = flags.FlagValues()
     argv = ["", f"--config={file}"]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     values(argv)
+    try:
+        config.check_names(values.config)
+    except ValueError as error:
+        raise ValueError(f"--config={file}: {error}") from error
     return values.config
 
 
@@ -220,13 +225,9 @@ def _why_not(name: str, run: config.Run, known: Sequence[str]) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the field with the nearest whole name, or else nearest last part."""
-    near = get_close_matches(name, known, 1, cutoff=0.75)
-    if not near:
-        last = {full.rpartition(".")[2]: full for full in reversed(known)}
-        parts = get_close_matches(name.rpartition(".")[2], last, 1)
-        near = [last[part] for part in parts] or get_close_matches(name, known, 1)
-    return f"; did you mean --config.{near[0]}?" if near else ""
+    """A hint at the nearest field, as it is written on the command line."""
+    near = config.nearest(name, known)
+    return f"; did you mean --config.{near}?" if near else ""
 
 
 def refuse_extra(argv: list[str]) -> None:

@@ -66,6 +66,10 @@ def test_validation_classes_are_matched_by_name(tiny_run, shapes_root, tmp_path)
     assert val.category_ids == (50, 40, 30, 20, 10)
     for ours, theirs in zip(val.records, plain.records, strict=True):
         np.testing.assert_array_equal(ours.labels, theirs.labels)
+    content["categories"][0]["name"] += "s"
+    (tmp_path / "annotations/val.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"val: .* is missing .did you mean '\w+s'"):
+        build.datasets(tiny_run)
 
 
 def test_a_model_with_a_class_for_each_id_reads_data_by_id(tiny_run):

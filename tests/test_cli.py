@@ -187,6 +187,16 @@ def test_a_field_of_another_kind_of_section_is_one_plain_line(
     assert run.model.backbone == config.VGG16(width=4)
 
 
+def test_a_typo_in_a_file_is_one_plain_line(program, tmp_path):
+    file = tmp_path / "typo.py"
+    file.write_text(VGG.replace("    return", "    run.train.lrr = 0.5\n    return"))
+    for words in ([], ["--config.seed=3"]):
+        done = program(f"--config={file}", *words)
+        told = "config field train.lrr does not exist; did you mean train.lr?"
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"error: --config={file}: {told}\n"
+
+
 def test_without_a_file_the_folders_own_kinds_count(monkeypatch):
     monkeypatch.setattr(cli, "_FIELDS", ["--config.model.fpn.levels=4"])
     run = config.Run()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import operator
 
 import pytest
 
@@ -235,6 +236,23 @@ def test_an_unknown_field_is_an_error(values, complaint):
     with pytest.raises(ValueError) as error:
         config.from_dict(values)
     assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "complaint"),
+    [
+        ("train", "lrr", "train.lrr does not exist; did you mean train.lr?"),
+        ("", "sed", "sed does not exist; did you mean seed?"),
+        ("model.rpn", "nms", "model.rpn.nms does not exist; did you mean model.rpn."),
+        ("data", "x9", "data.x9 does not exist"),
+    ],
+)
+def test_what_is_no_field_cannot_be_assigned(section, name, complaint):
+    """As a configuration file does; Python itself takes any name."""
+    run = config.Run()
+    setattr(operator.attrgetter(section)(run) if section else run, name, 1)
+    with pytest.raises(ValueError, match=complaint.replace("?", "[?]")):
+        config.validate(run)
 
 
 def test_differences_name_what_changed():

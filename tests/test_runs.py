@@ -3,10 +3,14 @@ import errno
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from frcnn_jax import config, labels, runs
 from frcnn_jax.data import sources
+from frcnn_jax.evaluation import results, score
+from frcnn_jax.types import Detections
 
 LABELS = labels.Labels(("cat", "dog"), (3, "7"))
 
@@ -97,6 +101,37 @@ def test_other_models_seeds_and_classes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the classes of the data"):
         runs.save_run(tmp_path, config.Run(), other)
     assert runs.load_run(tmp_path) == (config.Run(), LABELS)
+
+
+@pytest.mark.parametrize("ids", [(90, 1, 7), (1, 0), ("b", "a")])
+def test_category_ids_come_back_through_labels_and_the_folder(tmp_path, ids):
+    """From the file to labels, kept with the run, and back for scoring."""
+    (tmp_path / "annotations").mkdir()
+    Image.new("RGB", (99, 60)).save(tmp_path / "a.png")
+    rows = [
+        {"id": n + 1, "image_id": 5, "category_id": i, "bbox": [20 * n, 9, 9, 9 + n]}
+        for n, i in enumerate(ids)
+    ]
+    content = {
+        "images": [{"id": 5, "file_name": "a.png", "width": 99, "height": 60}],
+        "annotations": rows,
+        "categories": [{"id": i, "name": f"class {i}"} for i in ids],
+    }
+    (tmp_path / "annotations" / "train.json").write_text(json.dumps(content))
+    asked = config.Data(root=str(tmp_path), val="train")
+    data = sources.load(asked, "train", True)
+    runs.save_run(tmp_path, config.Run(), labels.of_data(data))
+    _, kept = runs.load_run(tmp_path)
+    assert kept == labels.of_data(data) and kept.category_ids == tuple(sorted(ids))
+    (record,) = data.records
+    assert sorted(record.labels) == list(range(1, len(ids) + 1))
+    scores = np.ones((1, len(ids)), np.float32)
+    found = Detections(record.boxes[None], scores, record.labels[None])
+    told = results.to_results(found, np.array([0]), (5,), kept.category_ids)
+    assert [row["category_id"] for row in told] == list(ids)
+    metrics = score.evaluate(config.Eval(), data.annotations, told, 100)
+    found = {name: row["AP"] for name, row in metrics["per_class"].items()}
+    assert found == {f"class {i}": pytest.approx(1.0) for i in ids}
 
 
 def test_a_folder_of_no_run(tmp_path):

@@ -1,7 +1,14 @@
 """What a user can set: sections (`schema`), their rules, and their plain form."""
 
-from frcnn_jax.config.plain import differences, flatten, from_dict, to_dict, to_json
-from frcnn_jax.config.rules import CHOICES, validate
+from frcnn_jax.config.plain import (
+    differences,
+    flatten,
+    from_dict,
+    nearest,
+    to_dict,
+    to_json,
+)
+from frcnn_jax.config.rules import CHOICES, check_names, validate
 from frcnn_jax.config.schema import (
     FPN,
     RPN,
@@ -33,9 +40,11 @@ __all__ = [
     "RoI",
     "Run",
     "Train",
+    "check_names",
     "differences",
     "flatten",
     "from_dict",
+    "nearest",
     "to_dict",
     "to_json",
     "validate",

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from frcnn_jax.config.schema import Run
@@ -56,6 +56,17 @@ def from_dict(values: dict[str, Any], kind: type = Run) -> Any:
             value = from_dict(*_chosen(dict(value), kinds, name))
         made[name] = _as_tuples(value)
     return kind(**made)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The field with the nearest whole name, or else nearest last part; "" for none."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.75)
+    if not near:
+        last = {full.rpartition(".")[2]: full for full in reversed(known)}
+        parts = difflib.get_close_matches(name.rpartition(".")[2], last, 1)
+        near = [last[part] for part in parts]
+    return (near or difflib.get_close_matches(name, known, 1) or [""])[0]
 
 
 def _chosen(values: dict[str, Any], kinds: tuple[type, ...], name: str):

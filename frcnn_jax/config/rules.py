@@ -1,10 +1,12 @@
 """The rules that join fields, and what a field may be."""
 
+import dataclasses
 import difflib
 import math
+from collections.abc import Iterator
 from typing import Any
 
-from frcnn_jax.config.plain import flatten
+from frcnn_jax.config.plain import flatten, nearest
 from frcnn_jax.config.schema import (
     VGG16,
     FasterRCNN,
@@ -50,6 +52,7 @@ def validate(run: Run) -> None:
 
     Errors: ValueError naming the field, its value and what is allowed.
     """
+    check_names(run)
     values = dict(flatten(run))
     for name, allowed in CHOICES.items():
         if name in values and values[name] not in allowed:
@@ -63,6 +66,28 @@ def validate(run: Run) -> None:
     _validate_model(run.model)
     _validate_roi(run.model)
     _validate_data(run)
+
+
+def check_names(run: Run) -> None:
+    """Checks that the run and its sections hold fields of the schema only.
+
+    Errors: ValueError naming what does not exist, with the nearest field.
+    """
+    known = [name for name, _ in flatten(run)]
+    for name in _strangers(run):
+        near = nearest(name, known)
+        hint = f"; did you mean {near}?" if near else ""
+        raise ValueError(f"config field {name} does not exist{hint}")
+
+
+def _strangers(section: Any, prefix: str = "") -> Iterator[str]:
+    """What was assigned beside the fields: nothing would read it."""
+    fields = {entry.name for entry in dataclasses.fields(section)}
+    for name, value in vars(section).items():
+        if name not in fields:
+            yield prefix + name
+        elif dataclasses.is_dataclass(value):
+            yield from _strangers(value, f"{prefix}{name}.")
 
 
 def _validate_numbers(values: dict[str, Any]) -> None:

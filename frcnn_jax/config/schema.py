@@ -41,6 +41,7 @@ class Data:
     max_boxes: int = 0  # ground-truth rows per image; 0 = what the data needs
     keep_empty: bool = True  # train on images without objects
     min_box_side: float = 1.0  # smaller boxes are no training target (original pixels)
+    allow_outside_root: bool = False  # COCO file names may be absolute, or begin "../"
     on_bad_image: str = "error"  # or "skip": the next readable image takes its place
     max_image_pixels: int = 178_956_970  # larger files are refused; Pillow's own limit
     threads: int = 8  # each fills a batch of its own, so at most `prefetch` of them

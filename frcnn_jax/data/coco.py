@@ -4,6 +4,7 @@ The JSON's own numbers are handed on as they are; `sources` judges them. Only wh
 the file unreadable as a whole stops here, naming file and byte.
 """
 
+import codecs
 import json
 import os
 from difflib import get_close_matches
@@ -31,11 +32,12 @@ def splits(root: Path) -> dict[str, Path]:
     return found | {p.stem: p for p in files if not p.name.startswith(PREFIX)}
 
 
-def read(root: Path, split: str, findings: Findings) -> Raw:
+def read(root: Path, split: str, *, outside: bool, findings: Findings) -> Raw:
     """Read a split: its JSON, and for each image the file that holds it.
 
     Images are looked for beside the JSON, under `images`, `<split>`, `images/<split>`
-    and the root itself. Findings: file names that leave the root.
+    and the root itself. Findings: absolute file names and those with ".." at the
+    start, unless `outside` lets them be.
     Raises FileNotFoundError for a split that is not there, and ValueError for a file
     that is no JSON of this kind.
     """
@@ -44,7 +46,11 @@ def read(root: Path, split: str, findings: Findings) -> Raw:
     folders = [root / "images", root / split, root / "images" / split, root]
     if source.name == BESIDE:
         folders.insert(0, source.parent)
-    pictures = _pictures(content["images"], folders, source=source, findings=findings)
+    if outside:
+        names = [_file_name(image) for image in content["images"]]
+    else:
+        names = [_inside(image, source, findings) for image in content["images"]]
+    pictures = _pictures(names, folders)
     name = source.parent.name if source.name == BESIDE else source.stem
     return Raw(name, str(source), content, pictures)
 
@@ -71,17 +77,22 @@ def _read_json(source: Path) -> dict[str, Any]:
         memory = f"{MEMORY * size / 1e9:.0f} GB of memory"
         print(f"{source}: {size / 1e9:.1f} GB of JSON take about {memory}", flush=True)
     raw = source.read_bytes()
+    start = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw[start:].decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not UTF-8 at byte {error.start}") from error
+        raise ValueError(
+            f"{source}: not UTF-8 at byte {start + error.start} of {len(raw)}; save it"
+            " in that encoding"
+        ) from error
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        at = len(text[: error.pos].encode())
+        at = start + len(text[: error.pos].encode())
+        cut = at >= len(raw) - 8
         raise ValueError(
             f"{source}: broken JSON at byte {at} of {len(raw)} ({error.msg}); "
-            + ("the file looks cut off: copy it again" if at >= len(raw) - 8 else "")
+            + ("the file looks cut off: copy it again" if cut else "repair it there")
         ) from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -97,11 +108,8 @@ def _read_json(source: Path) -> dict[str, Any]:
     return content
 
 
-def _pictures(
-    images: list[Any], folders: list[Path], *, source: Path, findings: Findings
-) -> list[Path | None]:
+def _pictures(names: list[str | None], folders: list[Path]) -> list[Path | None]:
     """Find each image's file; None where no folder holds it."""
-    names = [_inside(image, source, findings) for image in images]
     first = next((name for name in names if name), "")
     # Most sets keep all images in one folder: asking it first saves stat calls, which
     # are slow on network disks.
@@ -109,10 +117,15 @@ def _pictures(
     return [_first_file(folders, name) if name else None for name in names]
 
 
+def _file_name(image: Any) -> str | None:
+    name = image.get("file_name") if isinstance(image, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
 def _inside(image: Any, source: Path, findings: Findings) -> str | None:
     """Return an image's file name if it stays inside the folder."""
-    name = image.get("file_name") if isinstance(image, dict) else None
-    if not isinstance(name, str) or not name:
+    name = _file_name(image)
+    if name is None:
         return None
     whole = os.path.normpath(name)
     if os.path.isabs(whole) or whole.split(os.sep)[0] == os.pardir:

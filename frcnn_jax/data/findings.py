@@ -66,7 +66,8 @@ FAULTS = {
     "image-path": Fault(
         "error",
         "file names that leave the folder of the data",
-        "write them relative to the image folder",
+        "write them relative to the image folder, or set data.allow_outside_root to"
+        " read them from where they are",
     ),
     "missing-image": Fault(
         "error",

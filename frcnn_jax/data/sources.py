@@ -153,7 +153,8 @@ def _read(data: config.Data, what: str, split: str, findings: Findings) -> Raw:
     root, inclusive = Path(data.root), data.voc_inclusive
     match what:
         case "coco":
-            return coco.read(root, split, findings)
+            outside = data.allow_outside_root
+            return coco.read(root, split, outside=outside, findings=findings)
         case "yolo":
             return yolo.read(root, split, findings)
         case "voc":

@@ -38,12 +38,12 @@ class Report(NamedTuple):
     advice: tuple[str, ...]
     config: str = ""  # name of the configuration, for people
 
-    def count(self, policy: str) -> int:
-        """How many findings of all splits have this policy."""
+    def count(self, *policies: str) -> int:
+        """How many findings of all splits have one of these policies."""
         return sum(
             split.findings.counts[fault]
             for split in self.splits
-            for fault in split.findings.with_policy(policy)
+            for fault in split.findings.with_policy(*policies)
         )
 
 

@@ -22,6 +22,7 @@ def define() -> None:
     cli.define_config(required=False)
     flags.DEFINE_list("split", [], "Splits to look at; default: the usual ones.")
     flags.DEFINE_bool("quick", False, "Read headers of pictures only, decode none.")
+    flags.DEFINE_bool("strict", False, "Exit code 1 for all that is found.")
     flags.DEFINE_string("fix", None, "Write a repaired COCO file and its .log here.")
     flags.DEFINE_string("html", None, "Write a page with plots and pictures here.")
     flags.DEFINE_string("out", "sheet.jpg", "Where `show` writes its sheet.")
@@ -31,7 +32,8 @@ def define() -> None:
 def main(argv: list[str]) -> None:
     """Check or show the data set; without DIR, that of the configuration.
 
-    The check's exit code is 1 with errors in the set, 2 if it cannot be read.
+    The check's exit code is 1 with errors in the set (with --strict also for what is
+    only counted or repaired in memory), 2 if it cannot be read.
     """
     run = FLAGS.config or config.Run()
     words = argv[1:] + [run.data.root] * (len(argv) == 2)
@@ -58,7 +60,7 @@ def _check(run: config.Run) -> None:
         print(f"page: {FLAGS.html}")
     if FLAGS.fix:
         _fix(found, Path(FLAGS.fix))
-    if found.count("error"):
+    if found.count("error") or FLAGS.strict and found.count("warn", "fix"):
         sys.exit(1)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frcnn_jax import config
 from frcnn_jax.data import transforms
 from frcnn_jax.data.records import Record
 from frcnn_jax.data.transforms import BadImage
@@ -100,6 +101,16 @@ def test_sixteen_bits_of_grey_are_scaled(file):
         np.testing.assert_array_equal(decoded, expected)
 
 
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_divided_by_257(file, kind, channels):
+    """To less than a level everywhere, and without a shift of the mean."""
+    deep = np.random.default_rng(0).integers(0, 2**16, (90, 90, channels), np.uint16)
+    decoded = transforms.decode(file(cv2.imencode(kind, deep)[1].tobytes()))
+    error = decoded[..., ::-1] - deep / 257  # OpenCV writes BGR
+    assert np.abs(error).max() < 1 and abs(error.mean()) < 0.02
+
+
 @pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
 def test_four_inks_become_rgb(file, transform):
     y, x = np.mgrid[:60, :80] / 12
@@ -138,11 +149,10 @@ def test_pixels_are_counted_before_they_are_decoded(file):
     assert transforms.decode(small, 4800).shape == (60, 80, 3)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_huge_picture_is_read(file):
-    content = encode(Image.new("L", (10_000, 10_000), 7), "JPEG")
-    decoded = transforms.decode(file(content))
-    assert decoded.shape == (10_000, 10_000, 3) and decoded[5000, 5000, 1] == 7
+def test_the_limit_of_other_programs_stays():
+    """Pillow warns at its number and refuses at twice that."""
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
+    assert config.Data().max_image_pixels == 2 * Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -201,11 +211,20 @@ def test_cut_files_are_found(file, kind, options, share):
 
 
 def test_record_of_the_turned_or_the_stored_picture(file):
-    path = file(encode(gradient(60, 80), "JPEG", exif=exif(6)))
+    content = encode(gradient(60, 80), "JPEG", exif=exif(6))
+    path, pixels = file(content), np.asarray(Image.open(io.BytesIO(content)))
     turned = transforms.read_pixels(record(path, (80, 60)))
-    assert turned.image.shape == (80, 60, 3) and turned.note == ""
+    np.testing.assert_array_equal(turned.image, np.rot90(pixels, -1))
+    assert turned.note == ""
     stored = transforms.read_pixels(record(path, (60, 80)))
-    assert stored.image.shape == (60, 80, 3) and "EXIF" in stored.note
+    np.testing.assert_array_equal(stored.image, pixels)
+    assert "EXIF" in stored.note
+    neither = transforms.read_pixels(record(path, (90, 70), [[5, 5, 60, 80]]))
+    np.testing.assert_array_equal(neither.image, turned.image)
+    assert "the file is 60x80, the JSON says 70x90" in neither.note
+    with pytest.raises(BadImage, match="60x80.*70x90.*boxes leave") as error:
+        transforms.read_pixels(record(path, (90, 70), [[5, 5, 65, 80]]))
+    assert error.value.fault == "size-and-boxes"
 
 
 def test_other_sizes_pass_only_if_the_boxes_fit(file):

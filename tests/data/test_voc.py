@@ -129,6 +129,7 @@ BOMB = """<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;
     ("text", "told"),
     [
         ("<annotation><size>", "a.xml: broken XML at line 1, column 18"),
+        (b" " * (voc.MAX_BYTES + 1), "a.xml: 16777217 bytes, more than any annotation"),
         (BOMB, "a.xml: it declares a document type or entities"),
         (BOMB.encode("utf-16"), "a.xml: it declares a document type or entities"),
         ('<?xml version="1.0" encoding="foo"?><a/>', "a.xml: unknown encoding: foo"),

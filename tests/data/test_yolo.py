@@ -120,3 +120,16 @@ def test_boxes_of_a_picture_without_size_are_not_guessed(tmp_path):
         load(tmp_path)
     found = load(tmp_path, on_bad_image="skip")
     assert [len(r.boxes) for r in found.records] == [1, 0]
+
+
+def test_lists_may_name_pictures_anywhere(tmp_path):
+    write(tmp_path / "set", {}, "train: train.txt\nval: train.txt\nnames: [cat, dog]\n")
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("1 0.5 0.5 0.5 0.5")
+    (tmp_path / "set" / "train.txt").write_text(f"../a.png\n{tmp_path / 'b.png'}\n")
+    found = load(tmp_path / "set").records
+    assert [(r.path.name, r.labels.tolist()) for r in found] == [
+        ("a.png", [2]),
+        ("b.png", [2]),
+    ]

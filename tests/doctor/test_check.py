@@ -26,6 +26,19 @@ def test_pictures_that_training_has_seen_are_named(write_set):
     assert place.detail.endswith("a.png")
 
 
+def test_a_list_of_shared_pictures_is_a_warning(write_set):
+    shared = {f"{n}.png": encode(scene(n)) for n in range(3)}
+    write_set(shared)
+    same = {f"other{n}": content for n, content in enumerate(shared.values())}
+    root = write_set({**same, "own.png": encode(scene(9))}, split="val")
+    report = check.examine(run_of(root))
+    assert report.count("error") == 0 and report.count("warn") == 3
+    places = report.splits[1].findings.of("leak")
+    assert [(p.image, p.detail.rpartition("/")[2]) for p in places] == [
+        (n + 1, f"{n}.png") for n in range(3)
+    ]
+
+
 def test_splits_with_other_classes_are_an_error(write_set):
     write_set({"a.png": encode(scene())}, names=("cat", "dog"))
     root = write_set({"b.png": encode(scene(5))}, split="val", names=("cat", "dgo"))

@@ -21,10 +21,21 @@ def test_exit_codes_page_and_repair(write_set):
     assert "errors found: 1." in out and f"repaired copy: {fixed}; 2 changes" in out
     assert html.read_text().startswith("<!DOCTYPE html>")
     named = f"--config.data.root={root}"  # in place of DIR
-    code, out, err = check("--split=good", "--config=configs/demo.py", named)
+    code, out, err = check(
+        *("--split=good", "--strict", "--config=configs/demo.py", named)
+    )
     assert (code, err) == (0, "")
     assert "sizes and anchors as in configs/demo.py" in out
     broken = json.dumps({"images": []})
     (root / "annotations" / "good.json").write_text(broken)
     code, out, err = check(root, "--split=good")
     assert code == 2 and err.startswith("error: ") and "is missing" in err
+
+
+def test_strict_is_an_error_for_what_is_dropped_or_counted(write_set):
+    boxes = {"a.png": [[9, 9, 0, 0], [5, 5, 20, 20]]}
+    root = write_set({"a.png": encode(scene())}, boxes=boxes)
+    code, out, err = check(root, "--strict", "--quick")
+    assert (code, err) == (1, "")
+    assert "image 1 (a.png), annotation 1: bbox [9, 9, 0, 0]" in out
+    assert "verdict: ready for training; oddities worth a look: 1" in out

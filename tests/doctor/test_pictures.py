@@ -8,7 +8,7 @@ from PIL import Image
 from frcnn_jax import config
 from frcnn_jax.data import sources
 from frcnn_jax.data.findings import Findings
-from frcnn_jax.doctor import pictures
+from frcnn_jax.doctor import check, pictures
 from tests.doctor.samples import encode, scene
 
 SMOOTH = Image.fromarray(scene())
@@ -79,6 +79,10 @@ CASES = {  # what it is: (file, faults with a part of their details)
     "float.tiff": (floats(), {"unreadable-image": "such as 32 bits or floats"}),
     "pages.tiff": (encode(FRAMES[0], "TIFF", **ANIMATED), {"frames": "2 of them"}),
     "moving.webp": (encode(FRAMES[0], "WEBP", **ANIMATED), {"frames": "2 of them"}),
+    "moving.gif": (
+        encode(FRAMES[0], "GIF", **ANIMATED),
+        {"converted": "palette", "frames": "2 of them"},
+    ),
     "stereo.jpg": (encode(FRAMES[0], "MPO", **ANIMATED), {"frames": "2 of them"}),
     "cut.jpg": (encode(SMOOTH, "JPEG")[:-200], {"unreadable-image": "truncated JPEG"}),
     "empty.jpg": (b"", {"unreadable-image": "empty file"}),
@@ -114,6 +118,24 @@ def test_damage_inside_a_jpeg_is_told(write_set, capfd):
     assert "unreadable-image" in dict(third.faults)
     os.write(2, b"heard again\n")  # standard error is where it was
     assert capfd.readouterr().err == "heard again\n"
+
+
+def test_one_flipped_bit_of_a_jpeg_is_an_error_where_it_breaks_the_code(write_set):
+    """Others change the picture a little, and nobody can tell."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    good, files = encode(noise, "JPEG", quality=90), {}
+    for at in range(700, len(good) - 2, 100):
+        flipped = bytearray(good)
+        flipped[at] ^= 1 << at % 8
+        files[f"{at:05}.jpg"] = bytes(flipped)
+    root = write_set(files)
+    found = [look.faults for look in looks(root) if not look.usable]
+    assert len(files) / 4 < len(found) < len(files)
+    kinds = {fault for faults in found for fault, _ in faults}
+    assert kinds <= {"damaged-image", "unreadable-image"}
+    run = config.Run()
+    run.data.root = str(root)
+    assert check.examine(run).count("error") == len(found)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

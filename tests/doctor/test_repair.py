@@ -90,6 +90,8 @@ def test_what_can_be_repaired_is_and_the_rest_left_out(write_set):
     for words in (
         "image 3: left out with its boxes, image files that cannot be read: empty file",
         "image 4: left out with its boxes, its file is missing or outside",
+        "image 1: left out with its boxes, its id is that of an earlier image",
+        "annotation 1 of image 99: left out, the image_id 99 is not listed",
         "image 2: size 65x45 corrected to 60x40",
         "category 2: joined with 1, also 'cat'",
         "annotation 3 of image 1: bbox [30, 30, -10, -20] had a negative size, now"

@@ -1,10 +1,14 @@
 """The step: the same on any number of devices, the same every time."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from PIL import Image
 
 from frcnn_jax import build, config
 from frcnn_jax.data import batching
@@ -229,6 +233,73 @@ def test_1_2_and_8_devices_take_the_same_step(batch_arrays):
             assert error <= 1e-6 * np.abs(value).max(), (devices, name, error)
         for name, value in metrics.items():
             np.testing.assert_allclose(others[name], value, rtol=1e-5, err_msg=name)
+
+
+ODD = {  # (width, height) of the picture, its boxes
+    "empty": ((60, 50), []),
+    "pixel": ((1, 1), [[0, 0, 1, 1]]),
+    "flat": ((3000, 2), [[100, 0, 2000, 2]]),
+    "tall": ((2, 3000), [[0, 100, 2, 2000]]),
+    "crowded": ((60, 50), [[n % 40, n % 31, 9, 9 + n % 7] for n in range(1000)]),
+}
+
+
+def write_odd(root):
+    """A COCO folder of these pictures, each in a file of its own."""
+    images, annotations = [], []
+    for key, ((w, h), boxes) in enumerate(ODD.values(), start=1):
+        images.append({"id": key, "file_name": f"{key}.png", "width": w, "height": h})
+        for box in boxes:
+            number = len(annotations) + 1
+            where = {"id": number, "image_id": key, "category_id": 1}
+            annotations.append(where | {"bbox": box, "area": box[2] * box[3]})
+        Image.new("RGB", (w, h), (200, 90, 30)).save(root / f"{key}.png")
+    (root / "annotations").mkdir()
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": 1, "name": "thing"}]
+    for split in ("train", "val"):
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_batches_of_odd_pictures_take_finite_steps(tiny_run, tmp_path, capsys):
+    """From their files on, where anchors must lie inside the picture."""
+    write_odd(tmp_path)
+    tiny_run.data.root, tiny_run.data.buckets = str(tmp_path), ((96, 96),)
+    tiny_run.data.max_boxes, tiny_run.model.rpn.allowed_border = 1000, 0.0
+    tiny_run.train.batch_size = tiny_run.train.lr_batch_size = 2
+    run, data, _ = build.datasets(tiny_run)
+    told = capsys.readouterr().out
+    assert "train: 5 images (1 without boxes), 1003 boxes, 1 classes" in told
+    assert "1 images hold more than 100 boxes (up to 1000)" in told
+    mesh, found = distributed.make_mesh(1), {}
+    for name, record in zip(ODD, data.records, strict=True):
+        batches = build.train_batches(
+            run, dataclasses.replace(data, records=(record,)), 0
+        )
+        if not found:
+            plan = build.plan(run, batches.schedule)
+            state, tx = build.training_state(run, mesh, plan, load=True)
+            take = step.make_train_step(
+                *(build.detector(run.model), tx, run.train.freeze, mesh)
+            )
+        arrays = next(batches)
+        batches.close()
+        boxes = len(ODD[name][1])
+        assert ((arrays["labels"] > 0).sum(1) == boxes).all()  # none is cut
+        batch = distributed.to_batch(arrays, mesh)
+        state, metrics = take(state, batch, jax.random.key(0))
+        found[name] = jax.tree.map(float, metrics)
+        assert all(map(np.isfinite, found[name].values())), (name, found[name])
+        assert all(map(np.all, map(np.isfinite, flat(state.variables).values())))
+    for name in ("flat", "tall"):  # no anchor lies inside
+        assert found[name]["loss_rpn_cls"] == found[name]["loss_rpn_bbox"] == 0
+    assert found["empty"]["loss_rpn_bbox"] == found["empty"]["loss_bbox"] == 0
+    assert all(one["loss_cls"] > 0 for one in found.values())
+    assert found["crowded"]["loss_bbox"] > 0 < found["pixel"]["loss_bbox"]
+    run.data.max_boxes = 999
+    with pytest.raises(ValueError, match=r"5.png \(image id 5\) has 1000 boxes; raise"):
+        build.train_batches(run, data, 0)
 
 
 def test_frozen_stages_cost_no_gradient(tiny_run):
