@@ -56,9 +56,9 @@ def make(
         raw, _ = apply(variables, "propose_raw", features, batch.image_hw)
         grid = rpn.grid(spec, [f.shape[1:3] for f in features], model.cells)
         rpn_terms, samples, dropout = jax.vmap(
-            lambda *one: _train_stage_one(*one, grid, model, key, priority)
+            lambda *one: stage_one(*one, grid, model, key, priority)
         )(*raw, batch)
-        crops = _crop(features, samples.boxes, batch.image_hw, model)
+        crops = crop(features, samples.boxes, batch.image_hw, model)
         valid, dropout = jax.tree.map(_all_images, (samples.valid, dropout))
         outputs, variables = apply(
             variables, "classify", crops, valid, dropout=dropout, train=True
@@ -77,10 +77,10 @@ def make(
         features, _ = apply(variables, "extract", batch.images, batch.image_hw)
         raw, _ = apply(variables, "propose_raw", features, batch.image_hw)
         grid = rpn.grid(spec, [f.shape[1:3] for f in features], model.cells)
-        proposals = jax.vmap(lambda *one: _propose(*one, grid, model, train=False))(
+        proposals = jax.vmap(lambda *one: propose(*one, grid, model, train=False))(
             *raw, batch.image_hw
         )
-        crops = _crop(features, proposals.boxes, batch.image_hw, model)
+        crops = crop(features, proposals.boxes, batch.image_hw, model)
         outputs, _ = apply(variables, "classify", crops)
         return jax.vmap(lambda *one: roi.detect(*one, model.roi, model.box_coder))(
             *_per_image(outputs, proposals.valid.shape),
@@ -109,7 +109,8 @@ def _applier(network: Network):
     return apply
 
 
-def _propose(logits, deltas, image_hw, grid, model: config.FasterRCNN, *, train: bool):
+def propose(logits, deltas, image_hw, grid, model: config.FasterRCNN, *, train: bool):
+    """`rpn.propose` of one image on the anchors of a grid that exist in it."""
     exist = [jnp.ones(level.shape, bool) for level in logits]
     if model.mask_padding:
         exist = rpn.anchors_exist(grid, image_hw)
@@ -125,7 +126,7 @@ def _propose(logits, deltas, image_hw, grid, model: config.FasterRCNN, *, train:
     )
 
 
-def _train_stage_one(logits, deltas, image: Batch, grid, model, key, priority):
+def stage_one(logits, deltas, image: Batch, grid, model, key, priority):
     """RPN losses, sampled RoIs and dropout masks of one image.
 
     The key depends on the image alone, so chance does not change with the number of
@@ -151,7 +152,7 @@ def _train_stage_one(logits, deltas, image: Batch, grid, model, key, priority):
     terms = rpn.loss(
         jnp.concatenate(logits), jnp.concatenate(deltas), anchors, targets, model.rpn
     )
-    proposals = _propose(logits, deltas, image.image_hw, grid, model, train=True)
+    proposals = propose(logits, deltas, image.image_hw, grid, model, train=True)
     candidates = gt_boxes.shape[0] + proposals.boxes.shape[0]
     samples = roi.sample(
         proposals,
@@ -197,7 +198,7 @@ def pooling(model: config.FasterRCNN) -> Pooling:
     )
 
 
-def _crop(features, boxes: Float[Array, "b k 4"], image_hw, model: config.FasterRCNN):
+def crop(features, boxes: Float[Array, "b k 4"], image_hw, model: config.FasterRCNN):
     """Crops of all images in one list, [B * K, S, S, C].
 
     jwyang's operators read the corners of a box as its first and last pixel.
@@ -206,7 +207,7 @@ def _crop(features, boxes: Float[Array, "b k 4"], image_hw, model: config.Faster
     if model.box_coder == "caffe":
         boxes = boxes - jnp.asarray([0.0, 0.0, 1.0, 1.0])
 
-    def crop(features, boxes, image_hw):
+    def one(features, boxes, image_hw):
         valid_hw = None
         if model.mask_padding:
             valid_hw = jnp.stack([cells(model, image_hw, s) for s in how.strides])
@@ -217,7 +218,7 @@ def _crop(features, boxes: Float[Array, "b k 4"], image_hw, model: config.Faster
             return roi_pool(features[0], boxes, how.strides[0], how.size, hw)
         return roi_align(features, boxes, how, valid_hw)
 
-    return _all_images(jax.vmap(crop)(features[: len(how.strides)], boxes, image_hw))
+    return _all_images(jax.vmap(one)(features[: len(how.strides)], boxes, image_hw))
 
 
 def _all_images(x: Array) -> Array:

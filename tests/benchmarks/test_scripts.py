@@ -220,3 +220,20 @@ def test_a_peer_that_fails_is_named(tiny, tmp_path):
     words += [f"--peer-python={sys.executable}", f"--peer-script={peer}"]
     done = run(BENCHMARKS / "compare.py", *words, "--repeats=1", fails=True)
     assert "peer.py: its last line is no JSON" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_stages_stand_beside_their_floors(tiny, mode):
+    words = [*tiny, f"--mode={mode}", "--batch=2", "--boxes=3", "--repeats=2"]
+    done = run(BENCHMARKS / "stages.py", *words)
+    line = only_line(done)
+    stages = {row["stage"]: row for row in line["stages"]}
+    assert {"backbone", "FPN", "RPN head", "RoIAlign"} < set(stages)
+    learns = {"RoIAlign, gradient", "box head and losses", "optimiser"}
+    assert (learns < set(stages)) == (mode == "train")
+    assert all(row["median_ms"] > 0 for row in line["stages"])
+    assert stages["backbone"]["gflop"] > 0 < stages["backbone"]["floor_ms"]
+    total = sum(row["median_ms"] for row in line["stages"])
+    assert line["whole_ms"] == pytest.approx(total + line["rest_ms"], abs=0.1)
+    assert line["peak_gflops"] > 1 < line["peak_gbs"]
+    assert "x floor" in done.stderr and "RoIAlign" in done.stderr

@@ -97,8 +97,8 @@ def test_mobilenet_crops_come_from_the_first_map(mobile):
     rng = np.random.default_rng(0)
     maps = [jnp.asarray(rng.random((1, 2, 3, 16)), jnp.float32) for _ in range(2)]
     boxes, hw = jnp.asarray([[[0.0, 0.0, 90.0, 60.0]]]), jnp.asarray([[64.0, 96.0]])
-    both = faster_rcnn._crop(maps, boxes, hw, model)
-    alone = faster_rcnn._crop(maps[:1], boxes, hw, model)
+    both = faster_rcnn.crop(maps, boxes, hw, model)
+    alone = faster_rcnn.crop(maps[:1], boxes, hw, model)
     np.testing.assert_array_equal(both, alone)
 
 

@@ -129,7 +129,7 @@ def recorded_proposals(case, image, model, *, train):
     deltas = jnp.asarray(deltas.transpose(1, 2, 0).reshape(-1, 4))
     grid = rpn.grid(faster_rcnn.anchor_spec(model), [hw], model.cells)
     image_hw = jnp.asarray(case["im_info"][image, :2])
-    return faster_rcnn._propose([logits], [deltas], image_hw, grid, model, train=train)
+    return faster_rcnn.propose([logits], [deltas], image_hw, grid, model, train=train)
 
 
 @pytest.mark.parametrize("image", (0, 1))
@@ -156,7 +156,7 @@ def heads(model, variables, batch, rois):
         features = network.apply(
             variables, batch.images, batch.image_hw, method="extract"
         )
-        crops = faster_rcnn._crop(features, jnp.asarray(rois), batch.image_hw, model)
+        crops = faster_rcnn.crop(features, jnp.asarray(rois), batch.image_hw, model)
         logits, deltas = network.apply(variables, crops, method="classify")
         return jax.nn.softmax(logits), deltas
 
@@ -280,7 +280,7 @@ def training_step(case):
             rpn.loss(logits[i], deltas[i], anchors, targets[i], model.rpn)
             for i in (0, 1)
         ]
-        crops = faster_rcnn._crop(features, boxes, batch.image_hw, model)
+        crops = faster_rcnn.crop(features, boxes, batch.image_hw, model)
         classes, refined = network.apply(both, crops, method="classify")
         second = [
             roi.loss(
@@ -367,7 +367,7 @@ def test_jwyang_vgg_gradients(vgg):
         raw = network.apply(both, features, batch.image_hw, method="propose_raw")
         shape = (*features[0].shape[:3], -1)
         maps = [level[0].reshape(shape)[:, :h, :w] for level in raw]
-        crops = faster_rcnn._crop(features, rois, batch.image_hw, model)
+        crops = faster_rcnn.crop(features, rois, batch.image_hw, model)
         outputs = network.apply(both, crops, method="classify")
         return sum((x**2).mean() for x in (*maps, *outputs))
 

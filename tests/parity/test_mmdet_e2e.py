@@ -151,7 +151,7 @@ def test_proposals_from_recorded_maps(case, image):
         (False, test[f"proposals_{image}"]),
         (True, train[f"all/proposals_{image}"]),
     ):
-        found = faster_rcnn._propose(logits, deltas, hw, grid, model, train=training)
+        found = faster_rcnn.propose(logits, deltas, hw, grid, model, train=training)
         assert int(found.valid.sum()) == len(boxes)
         np.testing.assert_allclose(found.boxes[: len(boxes)], boxes, atol=1e-4)
         if not training:

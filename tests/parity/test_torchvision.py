@@ -141,7 +141,7 @@ def stages(model, variables, batch, *, train=False):
         sizes = [f.shape[1:3] for f in features]
         grid = rpn.grid(faster_rcnn.anchor_spec(model), sizes, model.cells)
         found = jax.vmap(
-            lambda *one: faster_rcnn._propose(*one, grid, model, train=train)
+            lambda *one: faster_rcnn.propose(*one, grid, model, train=train)
         )(*raw, hw)
         return features, found
 
