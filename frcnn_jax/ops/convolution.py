@@ -1,11 +1,12 @@
 """2-D convolution, NHWC and HWIO, padded symmetrically as in torch.
 
 XLA's own gradient is used everywhere but in one place: on CPUs its weight gradient of a
-KxK convolution, a convolution with a kernel as large as the map, takes two to twelve
-times as long as forward. Here it is a sum over blocks of some hundred output cells, of
-one matrix product each: the windows of those cells, K * K * C_in numbers in a row,
-transposed, times their gradients. The windows of a block stay in the cache; those of a
-whole map (3x3: nine times its size) do not.
+KxK convolution of stride 1, a convolution with a kernel as large as the map, takes two
+to twelve times as long as forward. Here it is a sum over blocks of rows, of one matrix
+product each. Side by side lie on the left the block of the input moved by each of K
+columns, on the right the gradient moved by each of K rows, so that the product, of
+K * C_in by K * C_out, holds every pair of moves: all of the kernel. A block of some
+hundred cells stays in the cache; K * K moved copies of a whole map would not.
 """
 
 from functools import partial
@@ -15,9 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-BLOCK = (
-    640  # output cells: products long enough, windows (6 MB of 3x3x256) not too long
-)
+BLOCK = 640  # cells: long enough for a product, short enough for the cache
 
 
 def convolve(
@@ -28,9 +27,9 @@ def convolve(
     groups: int = 1,
     dilation: int = 1,
 ) -> Float[Array, "b i j f"]:
-    """Convolution with k // 2 * dilation zeros on every side."""
-    if groups == 1:
-        return _dense(x, kernel, stride, dilation)
+    """Convolution with k // 2 * dilation zeros on every side; k is odd."""
+    if stride == groups == 1:
+        return _dense(x, kernel, dilation)
     return _convolve(x, kernel, stride, dilation, groups)
 
 
@@ -47,69 +46,63 @@ def _convolve(x, kernel, stride=1, dilation=1, groups=1):
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _dense(x, kernel, stride, dilation):
-    return _convolve(x, kernel, stride, dilation)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x, kernel, dilation):
+    return _convolve(x, kernel, 1, dilation)
 
 
-def _forward(x, kernel, stride, dilation):
-    return _convolve(x, kernel, stride, dilation), (x, kernel)
+def _forward(x, kernel, dilation):
+    return _dense(x, kernel, dilation), (x, kernel)
 
 
-def _backward(stride, dilation, saved, grad):
+def _backward(dilation, saved, grad):
     x, kernel = saved
-    pull = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)
-    size, how = kernel.shape[0], (stride, dilation)
-    grad_kernel = lax.platform_dependent(
-        x,
-        grad,
-        cpu=partial(_kernel_gradient_in_blocks, size, *how),
-        default=partial(_kernel_gradient, size, *how),
-    )
-    return *pull(grad), grad_kernel.astype(kernel.dtype)
+    pull = jax.linear_transpose(lambda x: _convolve(x, kernel, 1, dilation), x)
+    gradients = (_kernel_gradient_in_blocks, _kernel_gradient)
+    on_cpu, elsewhere = (partial(f, kernel.shape[0], dilation) for f in gradients)
+    found = lax.platform_dependent(x, grad, cpu=on_cpu, default=elsewhere)
+    return *pull(grad), found.astype(kernel.dtype)
 
 
 _dense.defvjp(_forward, _backward)
 
 
-def _kernel_gradient(size, stride, dilation, x, grad):
+def _kernel_gradient(size, dilation, x, grad):
     """XLA's own: the convolution is linear in its kernel."""
     kernel = jnp.zeros((size, size, x.shape[-1], grad.shape[-1]), x.dtype)
-    pull = jax.linear_transpose(lambda k: _convolve(x, k, stride, dilation), kernel)
+    pull = jax.linear_transpose(lambda k: _convolve(x, k, 1, dilation), kernel)
     return pull(grad)[0]
 
 
-def _kernel_gradient_in_blocks(size, stride, dilation, x, grad):
-    """The sum of one matrix product for each block of output cells, in float32."""
-    (_, _, width, channels), (images, rows, columns, features) = x.shape, grad.shape
-    some_rows = _divisor(rows, BLOCK // columns)
-    some = 1 if some_rows < rows else _divisor(images, BLOCK // (rows * columns))
-    reach, border = (size - 1) * dilation, size // 2 * dilation
-    x = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
-    block = some, (some_rows - 1) * stride + reach + 1, width + 2 * border, channels
-    cells = some, some_rows, columns, features
-    starts = [dilation * step for step in range(size)]
-    ends = [(n - 1) * stride + 1 for n in (some_rows, columns)]
+def _kernel_gradient_in_blocks(size, dilation, x, grad):
+    """The same by matrix products, summed in float32; see the module's description."""
+    (images, height, width, channels), features = x.shape, grad.shape[-1]
+    rows = _divisor(height, BLOCK // width)
+    some = 1 if rows < height else _divisor(images, BLOCK // (height * width))
+    moves = [dilation * step for step in range(size)]
+    border = moves[-1] // 2
+    x = jnp.pad(x, ((0, 0), (0, 0), (border, border), (0, 0)))
+    grad = jnp.pad(grad, ((0, 0), (border, border), (0, 0), (0, 0)))
 
-    def add(step, total):
-        image, row = step // (rows // some_rows), step % (rows // some_rows)
-        image, row = image * some, row * some_rows
-        part = lax.dynamic_slice(x, (image, row * stride, 0, 0), block)
-        windows = [
-            part[:, y : y + ends[0] : stride, z : z + ends[1] : stride]
-            for y in starts
-            for z in starts
-        ]
-        windows = jnp.concatenate(windows, -1).reshape(-1, size * size * channels)
-        grads = lax.dynamic_slice(grad, (image, row, 0, 0), cells)
-        return total + jnp.dot(
-            windows.T, grads.reshape(-1, features), preferred_element_type=jnp.float32
+    def add(block, total):
+        image, row = block // (height // rows) * some, block % (height // rows) * rows
+        start = image, row, 0, 0
+        left = lax.dynamic_slice(x, start, (some, rows, *x.shape[2:]))
+        right = lax.dynamic_slice(
+            grad, start, (some, rows + moves[-1], *grad.shape[2:])
         )
+        # Row i of the input meets row i + border - move of the gradient.
+        left = [left[:, :, move : move + width] for move in moves]
+        right = [right[:, move : move + rows] for move in reversed(moves)]
+        left = jnp.concatenate(left, -1).reshape(-1, size * channels)
+        right = jnp.concatenate(right, -1).reshape(-1, size * features)
+        return total + jnp.dot(left.T, right, preferred_element_type=jnp.float32)
 
-    blocks = images // some * (rows // some_rows)
-    total = jnp.zeros((size * size * channels, features), jnp.float32)
+    blocks = images // some * (height // rows)
+    total = jnp.zeros((size * channels, size * features), jnp.float32)
     total = lax.fori_loop(0, blocks, add, total)
-    return total.reshape(size, size, channels, features).astype(x.dtype)
+    total = total.reshape(size, channels, size, features)  # column, row of the kernel
+    return total.transpose(2, 0, 1, 3).astype(x.dtype)
 
 
 def _divisor(number: int, limit: int) -> int:
