@@ -12,7 +12,7 @@ import pytest
 
 from frcnn_jax import config
 from frcnn_jax.training import distributed, loop, optimizer, schedule, step
-from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.checkpoint import Checkpoints, SaveFailed
 from frcnn_jax.training.guard import Guard, NonFinite, Taken
 from frcnn_jax.training.log import MetricLog
 from frcnn_jax.training.loop import Plan, fit
@@ -57,7 +57,8 @@ def train(linear, arrays_of, tmp_path):
             ap = float(kernel[0]) if aps is None else aps[done]
             return {"step": done, "AP": ap, "per_class": {"a": {"AP": 0.5}}}
 
-        with Checkpoints(workdir, keep=3) as checkpoints:
+        effort = fields.get("save_best_effort", False)
+        with Checkpoints(workdir, keep=3, best_effort=effort) as checkpoints:
             begin = checkpoints.latest or 0
             if begin:
                 state = checkpoints.restore(state)
@@ -366,3 +367,18 @@ def test_a_run_out_of_patience_stops_and_stays_stopped(train):
     assert evaluated == [1, 2, 3, 4] and state.step == 4
     again, evaluated = train(plan=every, aps=aps, patience=2)
     assert evaluated == [] and again.step == 4
+
+
+def test_saving_with_best_effort_goes_on(train, tmp_path, capsys):
+    """The best cannot be written where a file has its name; the newest can."""
+    for name in ("strict", "effort"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best").touch()
+    with pytest.raises(SaveFailed, match="best"):
+        train("strict")
+    state, evaluated = train("effort", save_best_effort=True)
+    assert int(state.step) == 6 and evaluated == [4, 6]
+    said = capsys.readouterr().out
+    assert said.count("Training goes on (train.save_best_effort)") >= 1
+    with Checkpoints(tmp_path / "effort", keep=None) as saved:
+        assert saved.latest == 6
