@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import signal
+import time
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -18,6 +20,7 @@ from frcnn_jax.training.log import MetricLog
 from frcnn_jax.training.loop import Plan, fit
 from frcnn_jax.training.state import create
 from frcnn_jax.training.stop import Stop, Stopped
+from frcnn_jax.training.watch import Watch
 
 TRAIN = config.Train(
     batch_size=8, lr=0.002, lr_batch_size=0, warmup_steps=0, log_every=2
@@ -382,3 +385,18 @@ def test_saving_with_best_effort_goes_on(train, tmp_path, capsys):
     assert said.count("Training goes on (train.save_best_effort)") >= 1
     with Checkpoints(tmp_path / "effort", keep=None) as saved:
         assert saved.latest == 6
+
+
+def test_data_that_do_not_come_are_told(train, arrays_of, monkeypatch, capfd):
+    """What hangs is named while it hangs, and the run goes on when it comes."""
+    monkeypatch.setattr(loop, "Watch", partial(Watch, 0.02))
+
+    def batches():
+        for number in itertools.count():
+            if number == 3:
+                time.sleep(0.5)
+            yield arrays_of(number)
+
+    state, _ = train(batches=batches())
+    assert state.step == 6
+    assert "waiting for the data of step 4 for" in capfd.readouterr().err
