@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "labels": {"config", "data"},
     "doctor": {"config", "cli", "data", "detectors", "ops", "vis"},
     "convert": set(),
+    "export": {"types"},
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
 MAY_IMPORT["dry_run"] = {*MAY_IMPORT}
