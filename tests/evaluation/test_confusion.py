@@ -48,6 +48,12 @@ def matrix(objects, found, score=0.5):
             [(CAT, HALF, 0.9), (DOG, HALF, 0.8)],
             [[1, 0, 0], [0, 1, 0], [0, 0, 0]],
         ),
+        # of its own class the one that it overlaps most, so that both are found
+        (
+            [(CAT, BOX, 0), (CAT, [0, 0, 100, 60], 0)],
+            [(CAT, BOX, 0.9), (CAT, [0, 0, 100, 45], 0.8)],
+            [[2, 0, 0], [0, 0, 0], [0, 0, 0]],
+        ),
         # on a crowd of its class: left out; of another class: false
         (
             [(CAT, BOX, 1)],

@@ -86,6 +86,18 @@ def test_the_object_meant_is_not_missed_and_repair_finds_it(kind, false):
     assert all(cost == 0 for cost in costs.values())
 
 
+@pytest.mark.parametrize("nearest_first", [True, False])
+@pytest.mark.parametrize("label", [CAT, DOG])
+def test_the_object_meant_is_the_nearest(label, nearest_first):
+    # A dog overlaps both cats by more than 0.5, a cat half as high by less.
+    near, far = (0, 0, 100, 90), (0, 0, 100, 120)
+    objects = [(CAT, near), (CAT, far)][:: 1 if nearest_first else -1]
+    box = (0, 0, 100, 80 if label == DOG else 40)
+    _, _, typed = analysed(scene(*objects), (label, box, 0.9))
+    assert typed.target.tolist() == [0 if nearest_first else 1]
+    assert typed.missed.tolist() == [not nearest_first, nearest_first]
+
+
 @pytest.mark.parametrize(
     ("kind", "false"),
     [("both", (DOG, THIRD, 0.9)), ("background", (CAT, FAR, 0.9))],

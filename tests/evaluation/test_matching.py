@@ -47,6 +47,27 @@ def test_matches_equal_pycocotools(random_case, scored_by_pycocotools, seed, cap
                     assert np.array_equal(own.true[rows], true)
 
 
+def test_of_equal_overlaps_the_later_object_is_taken(scored_by_pycocotools):
+    # The first detection lies between both objects; the second reaches the later only.
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": k, "image_id": 1, "category_id": 1, "bbox": [x, 0, 100, 100]}
+            | {"area": 10000, "iscrowd": 0}
+            for k, x in ((1, 0), (2, 40))
+        ],
+    }
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, 0, 100, 100], "score": score}
+        for x, score in ((20, 0.9), (60, 0.8))
+    ]
+    own = matching.match(matching.read(truth, found))
+    assert own.object.tolist() == [1, -1]
+    theirs = scored_by_pycocotools(truth, found).evalImgs[0]["dtMatches"][0]
+    assert theirs.tolist() == [2, 0]
+
+
 def test_ids_of_any_kind_and_missing_fields():
     truth = {
         "images": [{"id": "b"}, {"id": 4}],
