@@ -136,8 +136,8 @@ def calibration(ranked: Ranking) -> dict[str, Any]:
 
     Returns `bins`, each with low, high, detections, mean score and precision (None in
     an empty bin), and `error`, the expected calibration error: the mean over detections
-    of |mean score - precision| of their bin (Guo et al. 2017, eq. 3, precision in place
-    of accuracy); None without detections. Scores outside 0..1 go to the end bins.
+    of |mean score - precision| of their bin (Guo et al. 2017, precision in place of
+    accuracy); None without detections. Scores outside 0..1 go to the end bins.
     """
     place = np.clip((ranked.score * BINS).astype(int), 0, BINS - 1)
     counts = np.bincount(place, minlength=BINS)

@@ -1,9 +1,10 @@
 """Why AP50 is not 1: six types of error and what each costs.
 
-Definitions and oracles of Bolya et al., "TIDE: A General Toolbox for Identifying Object
-Detection Errors", ECCV 2020, sections 2.2 and 2.3, written from the paper. A detection
-is right or wrong by COCO's matching at IoU 0.5, within COCO's cap of detections per
-image and class; crowds cost nothing and explain nothing.
+Types and repairs are those of Bolya et al., "TIDE: A General Toolbox for Identifying
+Object Detection Errors", ECCV 2020; figures of the authors' program were not compared,
+and the order below is our choice. A detection is right or wrong by COCO's matching at
+IoU 0.5, within COCO's cap of detections per image and class; crowds cost nothing and
+explain nothing.
 
 | type | a false detection that |
 |---|---|
@@ -14,7 +15,7 @@ image and class; crowds cost nothing and explain nothing.
 | background | overlaps no object, or all by less than 0.1 |
 | missed | (an object) is not found, nor meant by one of the two fixable types |
 
-The paper gives no order for detections that fit several rows; here the first counts.
+A detection that fits several rows is of the first that fits.
 The cost of a type is AP50 after its repair minus AP50; costs do not add up to 1 - AP50.
 """
 
