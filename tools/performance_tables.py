@@ -75,6 +75,11 @@ def size(line: Line) -> str:
     return "x".join(map(str, line["size"]))
 
 
+def program(mode: str) -> str:
+    """What a mode is called."""
+    return {"infer": "prediction", "train": "training step"}[mode]
+
+
 def setting(line: Line) -> str:
     """Size, batch and type of the numbers."""
     said = f"{size(line)}, batch {line['batch']}, {line['dtype']}"
@@ -92,7 +97,7 @@ def compared() -> str:
         peer, ours = line["peer"], line["ours"]
         said = f"{peer['lib']} {peer.get(peer['lib'], '')}".strip()
         return [
-            "prediction" if line["mode"] == "infer" else "training step",
+            program(line["mode"]),
             ours["config"],
             setting(ours),
             str(ours.get("boxes", "")),
@@ -113,7 +118,7 @@ def staged() -> str:
     parts = []
     keys = ("config", "size", "batch", "dtype", "precision", "mode")
     for line in newest(lines("stages"), *keys):
-        what = "A prediction" if line["mode"] == "infer" else "A training step"
+        what = f"A {program(line['mode'])}"
         where, day, commit = source(line)
         whole = line["whole_ms"]
         floors = sum(stage["floor_ms"] for stage in line["stages"])
@@ -185,7 +190,8 @@ def grown() -> str:
         pairs = [("median_ms", 0), (memory, 0), ("compile_s", 1)]
         rows.append(
             [
-                f"{line['mode']}, {line['config']}, {size(line)}, {line['dtype']}",
+                f"{program(line['mode'])}, {line['config']}, {size(line)},"
+                f" {line['dtype']}",
                 axis["axis"],
                 ends,
                 *(f"{first[f]:.{n}f} to {last[f]:.{n}f}" for f, n in pairs),
@@ -198,7 +204,7 @@ def grown() -> str:
 
 
 def slope(value: float | None, steep: bool) -> str:
-    said = "" if value is None else f"{value:.2f}"
+    said = "" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no -0.00
     return f"**{said} superlinear**" if steep else said
 
 
@@ -334,7 +340,7 @@ def started() -> str:
         "|first call cached s|of it reading|later calls s| on| day| commit",
         (
             [
-                "prediction" if mode == "infer" else "training step",
+                program(mode),
                 f"{line['config']}, {setting(line)}",
                 *(
                     f"{line[mode][f'{kind}_{part}']:.1f}"
