@@ -69,8 +69,9 @@ parity: $(READY) ## compare with the peers' numbers and keep the largest errors
 	FRCNN_RECORD_PARITY=benchmarks/results/parity.json \
 	  $(PY) -m pytest tests/parity -n 0
 
-results: $(READY) ## write docs/results.md from configurations and result files
+results: $(READY) ## write docs/results.md and docs/performance.md from result files
 	$(PY) tools/results.py
+	$(PY) tools/performance.py
 
 clean: ## remove the demo, caches and build products (not .venv)
 	rm -rf $(DEMO) $(HOSTS) .cache .pytest_cache .ruff_cache build dist *.egg-info

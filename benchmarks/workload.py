@@ -45,6 +45,12 @@ from frcnn_jax.ops.roi_align import roi_align
 from frcnn_jax.types import Batch, Detector, Variables
 
 CLASSES = 80  # where the configuration takes their number from the data
+# Options that change what a configuration says, where they are given.
+SIZES = {
+    "classes": "classes without background",
+    "proposals": "proposals of an image; of each level in the same ratio",
+    "max_detections": "most detections of an image",
+}
 SPREAD = 0.8  # of class logits over RoIs
 BACKGROUND = 3.0  # bias of the background logit
 LAST_NORM = 0.25  # scale of a residual branch's last norm
@@ -63,6 +69,9 @@ def parser(description: str, *, batch: int) -> argparse.ArgumentParser:
         default="default",
         help="of float32 products; on GPUs the default may be TF32",
     )
+    for name, what in SIZES.items():
+        option = f"--{name.replace('_', '-')}"
+        made.add_argument(option, type=int, help=f"{what} (default: configured)")
     made.add_argument("--devices", type=int, default=1, help="0 = all")
     made.add_argument("--warmup", type=int, default=2, help="the first one compiles")
     made.add_argument("--repeats", type=int, default=5)
@@ -92,6 +101,7 @@ def settings(asked: argparse.Namespace) -> dict[str, Any]:
         "precision": asked.precision,
         "warmup": asked.warmup,
         "seed": asked.seed,
+        **{name: value for name in SIZES if (value := getattr(asked, name))},
     }
 
 
@@ -106,13 +116,26 @@ def load(asked: argparse.Namespace) -> config.Run:
     if not path.is_file():
         raise FileNotFoundError(f"--config={asked.config} does not exist")
     run = runpy.run_path(str(path))["get_config"]()
-    run.model.num_classes = run.model.num_classes or CLASSES
+    run.model.num_classes = asked.classes or run.model.num_classes or CLASSES
+    if asked.proposals:
+        propose(run.model.rpn, asked.proposals)
+    if asked.max_detections:
+        run.model.roi.max_detections = asked.max_detections
     run.model.dtype = asked.dtype
     run.train.batch_size = asked.batch
     config.validate(run)
     if asked.precision != "default":
         jax.config.update("jax_default_matmul_precision", asked.precision)
     return run
+
+
+def propose(section: config.RPN, count: int) -> None:
+    """Sets the number of proposals, and before suppression in the ratio it had."""
+    for phase in ("train", "test"):
+        before, after = f"pre_nms_{phase}", f"post_nms_{phase}"
+        ratio = getattr(section, before) / getattr(section, after)
+        setattr(section, before, max(round(count * ratio), 1))
+        setattr(section, after, count)
 
 
 def variables(

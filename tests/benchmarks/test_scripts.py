@@ -1,12 +1,17 @@
 """Every benchmark runs at a tiny size and keeps its promise: one line, all fields."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+
+from benchmarks import workload
+from frcnn_jax import config
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -237,3 +242,56 @@ def test_stages_stand_beside_their_floors(tiny, mode):
     assert line["whole_ms"] == pytest.approx(total + line["rest_ms"], abs=0.1)
     assert line["peak_gflops"] > 1 < line["peak_gbs"]
     assert "x floor" in done.stderr and "RoIAlign" in done.stderr
+
+
+def test_growth_is_measured_fitted_and_drawn(tiny, tmp_path):
+    words = [*tiny, "--mode=infer", "--axis=batch", "--points=1,2", "--repeats=1"]
+    file = tmp_path / "pictures" / "growth.svg"
+    done = run(BENCHMARKS / "growth.py", *words, f"--picture={file}")
+    line = only_line(done)
+    assert EVERY < set(line) and line["size"] == [64, 96] and line["mode"] == "infer"
+    (axis,) = line["axes"]
+    assert axis["axis"] == "batch" and axis["failed"] is None
+    assert [point["units"] for point in axis["points"]] == [1, 2]
+    for point in axis["points"]:
+        assert 0 < point["min_ms"] <= point["median_ms"] <= point["max_ms"]
+        assert point["compile_s"] > 0 and point["programs"] == 1
+        assert point["peak_rss_mb"] > 100 and point["device_mb"] is None
+    times = [point["median_ms"] for point in axis["points"]]
+    slope = math.log(times[1] / times[0]) / math.log(2)
+    assert axis["exponents"]["time"] == pytest.approx(slope, abs=2e-3)
+    assert ("time" in axis["superlinear"]) == (slope > 1.15)
+    assert "exponents: time" in done.stderr
+    drawing = ElementTree.parse(file).getroot()
+    assert drawing.tag.endswith("svg") and len(drawing.findall("*/*")) > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--points=1,2"], "needs the --axis"),
+        (["--axis=batch", "--points=1,two"], "'two' is no batch"),
+        (["--axis=size", "--points=64x"], "'64x' is no size"),
+        (["--picture=growth.png"], "must end in .svg"),
+        (["--axis=size", "--points=100x96"], "no point could be measured"),
+    ],
+)
+def test_growth_says_what_is_wrong(tiny, words, complaint):
+    done = run(BENCHMARKS / "growth.py", *tiny, *words, fails=True)
+    assert complaint in done.stderr and not done.stdout
+
+
+def test_sizes_of_the_model_can_be_asked_for(tiny):
+    sizes = {"classes": 90, "proposals": 50, "max_detections": 7}
+    words = [*tiny, "--warmup=1", "--repeats=1"]
+    words += [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    line = only_line(run(BENCHMARKS / "inference.py", *words))
+    assert sizes.items() <= line.items()
+    assert line["detections"] == [7]
+
+
+def test_proposals_keep_the_ratio_before_suppression():
+    section = config.RPN()
+    workload.propose(section, 300)
+    assert section.pre_nms_train == 600 and section.post_nms_train == 300
+    assert section.pre_nms_test == section.post_nms_test == 300
