@@ -13,7 +13,7 @@ DECLARED = nn.initializers.zeros
 
 
 class Conv(nn.Module):
-    """Convolution; 1x1 kernels run as matrix products, which is quicker in training."""
+    """Convolution, with a bias or without."""
 
     features: int
     kernel: int = 1
@@ -31,17 +31,15 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", DECLARED, shape).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.kernel == 1 and self.groups == 1:
-            y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
-        else:
-            x = x if inside is None else jnp.where(inside, x, 0)
-            y = convolve(
-                x,
-                kernel,
-                stride=self.stride,
-                groups=self.groups,
-                dilation=self.dilation,
-            )
+        if inside is not None and self.kernel > 1:  # 1x1 kernels see no other cell
+            x = jnp.where(inside, x, 0)
+        y = convolve(
+            x,
+            kernel,
+            stride=self.stride,
+            groups=self.groups,
+            dilation=self.dilation,
+        )
         if self.use_bias:
             bias = self.param("bias", DECLARED, (self.features,))
             y = y + bias.astype(self.dtype)

@@ -23,7 +23,14 @@ def naive(x, kernel, stride):
 
 
 def test_symmetric_padding_and_strides(rng):
-    for size, stride, hw in ((3, 1, (5, 6)), (3, 2, (6, 8)), (7, 2, (8, 9))):
+    cases = (
+        (3, 1, (5, 6)),
+        (3, 2, (6, 8)),
+        (7, 2, (8, 9)),
+        (1, 1, (3, 4)),
+        (1, 2, (5, 6)),
+    )
+    for size, stride, hw in cases:
         x = rng.standard_normal((2, *hw, 3)).astype(np.float32)
         kernel = rng.standard_normal((size, size, 3, 4)).astype(np.float32)
         ours = convolution.convolve(jnp.asarray(x), jnp.asarray(kernel), stride=stride)
@@ -51,6 +58,8 @@ SHAPES = [  # images, height, width, kernel, stride, dilation
     (2, 11, 8, 3, 1, 2),
     (1, 20, 30, 7, 2, 1),
     (40, 5, 4, 5, 2, 2),
+    (2, 40, 50, 1, 1, 1),
+    (3, 9, 7, 1, 2, 1),
 ]
 
 

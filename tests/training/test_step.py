@@ -309,9 +309,10 @@ def test_frozen_stages_cost_no_gradient(tiny_run):
     arrays = batching.collate([None] * 2, (64, 64), 8)
     counts = [convolutions(run, arrays, freeze) for freeze in ((), ("backbone/.*",))]
     # A convolution that learns has two more in its gradient: of its input, and of its
-    # kernel (a loop over blocks on CPUs). The trunk has 9 (its 1x1 ones are matrix
-    # products); of the first, whose input is the image, only the kernel's is needed.
-    assert counts[0] - counts[1] == 2 * 9 - 1
+    # kernel (a loop over blocks on CPUs). The trunk has 9, of the first of which, whose
+    # input is the image, only the kernel's is needed, and one of 1x1, whose other two
+    # are matrix products.
+    assert counts[0] - counts[1] == 2 * 9 - 1 + 1
 
 
 def convolutions(run, arrays, freeze):
