@@ -19,7 +19,7 @@ from frcnn_jax.data import pictures
 from frcnn_jax.data.transforms import BadImage
 from frcnn_jax.prediction import outputs
 from frcnn_jax.prediction.found import Found
-from frcnn_jax.prediction.predictor import SCORE, Predictor
+from frcnn_jax.prediction.predictor import OVERLAP, SCORE, Predictor
 from frcnn_jax.training import devices
 
 FLAGS = flags.FLAGS
@@ -35,6 +35,9 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_float("score", SCORE, "Show detections from this score on.", 0.0, 1.0)
 flags.DEFINE_list("classes", [], "Only these classes, as in --classes=person,dog.")
+flags.DEFINE_bool("tta", False, "Also mirrored and at the short sides of training.")
+flags.DEFINE_integer("tile", 0, "Also tiles of so many pixels, for large pictures.")
+flags.DEFINE_float("overlap", OVERLAP, "Of tiles, as a share of their side.")
 flags.DEFINE_list("save", ["pictures", "coco"], "Of pictures, coco, yolo, csv.")
 
 
@@ -54,11 +57,18 @@ def predict(paths: list[Path], out: Path, kinds: tuple[str, ...]) -> None:
     run = cli.checked(cli.with_fields(run))
     model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     # The files of results hold low scores too; the others are cut at --score.
-    predictor = Predictor(model, score=0.0, classes=FLAGS.classes)
+    predictor = Predictor(
+        model,
+        score=0.0,
+        classes=FLAGS.classes,
+        tta=FLAGS.tta,
+        tile=FLAGS.tile,
+        overlap=FLAGS.overlap,
+    )
     limit = run.data.max_image_pixels
     writer = outputs.Outputs(out, kinds, paths, score=FLAGS.score, max_pixels=limit)
     skipped: list[BadImage] = []
-    for number, found in predictor.stream(paths, min(run.eval.batch_size, len(paths))):
+    for number, found in predictor.stream(paths, predictor.batch_size(len(paths))):
         if isinstance(found, BadImage):
             print(f"skipped: {found}", flush=True)
             skipped.append(found)

@@ -15,11 +15,13 @@ from frcnn_jax.config import Run
 from frcnn_jax.convert import published
 from frcnn_jax.data import pictures, views
 from frcnn_jax.data.transforms import BadImage
+from frcnn_jax.prediction import merge
 from frcnn_jax.prediction.found import Found, pixels
 from frcnn_jax.training import distributed, step
 from frcnn_jax.training.checkpoint import LATEST
 
 SCORE = 0.5  # detections below are not worth showing
+OVERLAP = 0.2  # of neighbouring tiles, as a share of their side
 
 
 @dataclass
@@ -42,6 +44,9 @@ class Predictor:
         checkpoint: str = LATEST,
         score: float = SCORE,
         classes: Sequence[str] = (),
+        tta: bool = False,
+        tile: int = 0,
+        overlap: float = OVERLAP,
     ):
         """Load a model onto the first device.
 
@@ -49,10 +54,12 @@ class Predictor:
         ("mmdet:r50_fpn_1x") or what `runs.trained` gave. `config`, a file or a Run, is
         for weights that do not carry theirs; `checkpoint` of a folder is "latest" or
         "best". Detections below `score`, or of none of the `classes` named (() = all),
-        are left out.
+        are left out. `tta`, `tile` and `overlap` as in `views.chosen`: what is seen of
+        a picture beside the whole of it.
 
         Errors: FileNotFoundError for a source that does not exist, ValueError for an
-        unknown class (the nearest is given) or weights without configuration.
+        unknown class (the nearest is given), weights without configuration or a tile
+        that is too small.
         """
         if not isinstance(source, runs.Trained):
             source = _loaded(source, config, checkpoint)
@@ -65,8 +72,9 @@ class Predictor:
             build.detector(source.run.model), self._mesh
         )
         self._variables = distributed.replicate(source.variables, self._mesh)
-        self._looks = views.plain(source.run.data)
+        self._looks = views.chosen(source.run.data, tta=tta, tile=tile, overlap=overlap)
         self._compiled: set[tuple[int, ...]] = set()
+        self._parts: dict[int, list] = {}  # of pictures not yet seen in all views
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -86,13 +94,19 @@ class Predictor:
         given = [Path(i) if isinstance(i, str | Path) else pixels(i) for i in given]
         found: dict[int, Found] = {}
         # Powers of two, so that lists of many lengths do not compile as many programs.
-        size = 1 << max(len(given) - 1, 0).bit_length()
-        for number, one in self.stream(given, min(size, self.run.eval.batch_size)):
+        count = 1 << max(len(given) - 1, 0).bit_length()
+        for number, one in self.stream(given, self.batch_size(count)):
             if isinstance(one, BadImage):
                 raise one
             found[number] = one
         in_order = [found[number] for number in range(len(given))]
         return in_order if several else in_order[0]
+
+    def batch_size(self, pictures: int) -> int:
+        """How many views to compute at a time where there are so many pictures."""
+        most, views_of_each = self.run.eval.batch_size, self._looks.per_part
+        # How many tiles there will be, only the pictures tell.
+        return most if self._looks.tile else min(most, pictures * views_of_each)
 
     def stream(
         self, images: Sequence[Path | np.ndarray], batch_size: int
@@ -104,6 +118,7 @@ class Predictor:
         ones are read and the one before is handed out. `times` tells of this pass.
         """
         self.times, begin = Times(), time.perf_counter()
+        self._parts.clear()
         bad: list[tuple[int, BadImage]] = []
         batches = pictures.batches(
             images,
@@ -137,14 +152,27 @@ class Predictor:
         return found, rows
 
     def _finish(self, found, rows: tuple[pictures.Row, ...]):
-        """Wait for a batch and yield its pictures."""
+        """Wait for a batch and yield the pictures that are seen in all their views."""
         boxes, scores, numbers = jax.tree.map(np.asarray, tuple(found))
         for i, row in enumerate(rows):
-            kept = (numbers[i] > 0) & (scores[i] >= self.score)
-            if self._wanted is not None:
-                kept &= np.isin(numbers[i], self._wanted)
-            parts = boxes[i][kept], scores[i][kept], numbers[i][kept]
-            yield row.number, Found(*parts, self.class_names, row.hw)
+            real = numbers[i] > 0
+            part = merge.Part(
+                row.views[row.place], boxes[i][real], scores[i][real], numbers[i][real]
+            )
+            parts = self._parts.setdefault(row.number, [])
+            parts.append(part)
+            if len(parts) == len(row.views):
+                yield row.number, self._together(self._parts.pop(row.number), row.hw)
+
+    def _together(self, parts: list[merge.Part], hw: tuple[int, int]) -> Found:
+        """What the views of one picture show, as far as it is wanted."""
+        roi = self.run.model.roi
+        rows = merge.merged(parts, hw, iou=roi.nms_iou, most=roi.max_detections)
+        found = Found(*rows, self.class_names, hw)
+        kept = found.scores >= self.score
+        if self._wanted is not None:
+            kept &= np.isin(found.labels, self._wanted)
+        return found.where(kept)
 
     def _numbers(self, classes: Sequence[str]) -> np.ndarray | None:
         """The labels of classes by name; None for all."""

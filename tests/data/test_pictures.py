@@ -9,6 +9,7 @@ from frcnn_jax import config
 from frcnn_jax.data import pictures, views
 
 DATA = config.Data(eval_short_side=32, max_side=64)
+PLAIN = views.Looks((32,))
 SIZES = {"a.jpg": (40, 60), "b.png": (60, 40), "c.PNG": (30, 30), "d.jpeg": (20, 90)}
 
 
@@ -111,7 +112,7 @@ def collected(paths, data=DATA, batch_size=2):
     def on_bad(number, error):
         bad.append((number, str(error)))
 
-    looks = views.plain(data)
+    looks = views.Looks((data.eval_short_side,))
     batches = list(pictures.batches(paths, data, looks, batch_size, on_bad))
     return batches, [row for _, found in batches for row in found], bad
 
@@ -167,7 +168,7 @@ def test_unreadable_files_are_told_by_number(folder):
 
 def test_batches_that_are_left_early_end_their_threads(folder):
     paths = [folder / "a.jpg"] * 40
-    looks = views.plain(DATA)
+    looks = PLAIN
     batches = pictures.batches(paths, DATA, looks, 2, lambda number, error: None)
     next(batches)
     batches.close()

@@ -9,8 +9,9 @@ import pytest
 
 from frcnn_jax import Predictor, build, labels, runs
 from frcnn_jax.convert import files
-from frcnn_jax.data import transforms
+from frcnn_jax.data import transforms, views
 from frcnn_jax.porting import source
+from frcnn_jax.prediction import merge
 
 NAMES = ("cat", "dog", "cow", "hen", "pig")
 
@@ -127,3 +128,34 @@ def test_what_does_not_exist(tmp_path):
         Predictor(tmp_path)
     with pytest.raises(ValueError, match="mmdet:r50_fpn_1y: no such published weights"):
         Predictor("mmdet:r50_fpn_1y")
+
+
+def together(plain, image, chosen):
+    """What the views show when each is predicted on as a picture of its own."""
+    hw = image.shape[:2]
+    parts = []
+    for view in chosen:
+        shown = views.cut(image, view)
+        one = plain(shown[:, ::-1] if view.flip else shown)
+        parts.append(merge.Part(view, one.xyxy, one.scores, one.labels))
+    roi = plain.run.model.roi
+    return merge.merged(parts, hw, iou=roi.nms_iou, most=roi.max_detections)
+
+
+@pytest.mark.parametrize("asked", [{"tta": True}, {"tile": 40}])
+def test_views_together_are_what_each_shows(model, predictor, files_in, asked):
+    image = transforms.decode(files_in[1])
+    several = Predictor(model, score=0.0, **asked)
+    expected_views = {"tta": 2, "tile": 1 + 2 * 3}[next(iter(asked))]
+    chosen = views.of_picture(image.shape[:2], several._looks)
+    assert len(chosen) == expected_views
+    found = several(image)
+    xyxy, scores, labels_ = together(predictor, image, chosen)
+    equal(found, found.__class__(xyxy, scores, labels_, NAMES, found.hw))
+    assert [one.hw for one in several([files_in[0], image])] == [(40, 60), (90, 60)]
+    equal(several([files_in[0], image])[1], found)
+
+
+def test_tiles_that_are_too_small(model):
+    with pytest.raises(ValueError, match="--tile=8: tiles have 32 pixels or more"):
+        Predictor(model, tile=8)
