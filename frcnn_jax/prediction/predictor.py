@@ -40,7 +40,7 @@ class Predictor:
         self,
         source: str | Path | runs.Trained,
         *,
-        config: str | Run | None = None,
+        config: str | Path | Run | None = None,
         checkpoint: str = LATEST,
         score: float = SCORE,
         classes: Sequence[str] = (),
@@ -74,7 +74,6 @@ class Predictor:
         self._variables = distributed.replicate(source.variables, self._mesh)
         self._looks = views.chosen(source.run.data, tta=tta, tile=tile, overlap=overlap)
         self._compiled: set[tuple[int, ...]] = set()
-        self._parts: dict[int, list] = {}  # of pictures not yet seen in all views
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -118,7 +117,8 @@ class Predictor:
         ones are read and the one before is handed out. `times` tells of this pass.
         """
         self.times, begin = Times(), time.perf_counter()
-        self._parts.clear()
+        # Of pictures not yet seen in all views.
+        parts: dict[int, list[merge.Part]] = {}
         bad: list[tuple[int, BadImage]] = []
         batches = pictures.batches(
             images,
@@ -134,7 +134,7 @@ class Predictor:
             self.times.waiting += time.perf_counter() - asked
             more, started = batch is not None, batch and self._start(*batch)
             if running is not None:
-                yield from self._finish(*running)
+                yield from self._finish(*running, parts)
             yield from bad
             bad.clear()
             running = started
@@ -151,7 +151,12 @@ class Predictor:
             self.times.compiling += time.perf_counter() - begin
         return found, rows
 
-    def _finish(self, found, rows: tuple[pictures.Row, ...]):
+    def _finish(
+        self,
+        found,
+        rows: tuple[pictures.Row, ...],
+        parts: dict[int, list[merge.Part]],
+    ):
         """Wait for a batch and yield the pictures that are seen in all their views."""
         boxes, scores, numbers = jax.tree.map(np.asarray, tuple(found))
         for i, row in enumerate(rows):
@@ -159,10 +164,10 @@ class Predictor:
             part = merge.Part(
                 row.views[row.place], boxes[i][real], scores[i][real], numbers[i][real]
             )
-            parts = self._parts.setdefault(row.number, [])
-            parts.append(part)
-            if len(parts) == len(row.views):
-                yield row.number, self._together(self._parts.pop(row.number), row.hw)
+            seen = parts.setdefault(row.number, [])
+            seen.append(part)
+            if len(seen) == len(row.views):
+                yield row.number, self._together(parts.pop(row.number), row.hw)
 
     def _together(self, parts: list[merge.Part], hw: tuple[int, int]) -> Found:
         """What the views of one picture show, as far as it is wanted."""
@@ -181,13 +186,15 @@ class Predictor:
             if name not in known:
                 near = get_close_matches(name, known, 1, cutoff=0.0)
                 raise ValueError(
-                    f"classes: {name!r} is none of the {len(known)} classes of"
+                    f"--classes: {name!r} is none of the {len(known)} classes of"
                     f" {self.source}; did you mean {near[0]!r}?"
                 )
         return np.array([known.index(c) + 1 for c in classes]) if classes else None
 
 
-def _loaded(source: str | Path, config: str | Run | None, which: str) -> runs.Trained:
+def _loaded(
+    source: str | Path, config: str | Path | Run | None, which: str
+) -> runs.Trained:
     """The model in a folder, in a file or of a name."""
     place = Path(source)
     if not place.exists() and not published.is_name(source):
@@ -196,6 +203,6 @@ def _loaded(source: str | Path, config: str | Run | None, which: str) -> runs.Tr
             " published weights as in mmdet:r50_fpn_1x"
         )
     folder, weights = (str(source), None) if place.is_dir() else (None, str(source))
-    run = cli.run_of(config) if isinstance(config, str) else config
+    run = cli.run_of(str(config)) if isinstance(config, str | Path) else config
     run = cli.checked(runs.chosen(run, folder, weights))
     return runs.trained(run, folder, weights, which)

@@ -320,6 +320,7 @@ def test_predict_reads_patterns_and_lists_and_writes_every_kind(
     pattern, out = root / "images" / "val_000[2-4].jpg", tmp_path / "out"
     words = ["predict.py", f"--workdir={trained[0]}", f"--out={out}", "--score=0.1"]
     words += ["--save=csv,yolo,coco,pictures", "--classes=square,star", pattern, "-"]
+    words += ["--tta", "--tile=150", "--overlap=0.3"]
     done = subprocess.run(
         **command(*words),
         input=f"{listed}\n{broken}\n",
