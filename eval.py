@@ -4,8 +4,9 @@ With a workdir its own configuration and newest checkpoint are used (fields give
 command line win) and `eval.json` is written there. Names of published weights,
 --weights=mmdet:r50_fpn_1x, and files of convert.py need no configuration;
 --weights=mmdet: lists the names.
---pictures also draws predictions beside ground truth. Several processes share the
-images as in training: docs/tpu.md.
+--pictures also draws predictions beside ground truth; --report also writes why AP is
+what it is: docs/evaluation.md. Several processes share the images as in training:
+docs/tpu.md.
 """
 
 import json
@@ -16,7 +17,7 @@ from absl import flags
 
 from frcnn_jax import build, cli, config, runs, vis
 from frcnn_jax.data import pictures, records, transforms
-from frcnn_jax.evaluation import score
+from frcnn_jax.evaluation import analysis, score
 from frcnn_jax.evaluation.results import from_results
 from frcnn_jax.training import devices, distributed
 
@@ -28,10 +29,13 @@ flags.DEFINE_string("workdir", None, "Folder of a run to score.")
 flags.DEFINE_string("weights", None, "Weights file or name to score, not a checkpoint.")
 flags.DEFINE_string("out", None, "Where to write; default: the workdir.")
 flags.DEFINE_bool("pictures", False, "Draw predictions beside ground truth.")
+flags.DEFINE_bool("report", False, "Analyse errors, curves, confusion, calibration.")
 flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
 )
-flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
+flags.DEFINE_float(
+    "score", 0.5, "Draw, and count as confusion, from this score on.", 0.0, 1.0
+)
 
 
 def main(argv: list[str]) -> None:
@@ -61,6 +65,9 @@ def evaluate(run: config.Run, out: Path) -> None:
     if odd := build.oddities(data.name, evaluator.batches):
         print(odd)
     print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")
+    if FLAGS.report:
+        cap = loaded.run.model.roi.max_detections
+        report(data.annotations, results, out, cap, FLAGS.score)
     if FLAGS.pictures:
         folder = out / "pictures"
         count = draw(data, results, folder, loaded.run, FLAGS.score)
@@ -76,6 +83,14 @@ def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
     if loaded.labels:
         data = records.align_classes(data, loaded.labels.class_names)
     return loaded, data
+
+
+def report(annotations, results, out: Path, cap: int, score: float) -> None:
+    """Writes the analysis of these results and prints the types of error."""
+    found = analysis.evaluate(annotations, results, cap, score)
+    analysis.save(found, out)
+    print(analysis.table(found))
+    print(f"analysis: {', '.join(str(out / name) for name in analysis.FILES)}")
 
 
 def draw(data, results, folder: Path, run: config.Run, score: float) -> int:

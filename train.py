@@ -74,7 +74,8 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             print(f"loss on {val.name}: {losses['loss']:.4f}", flush=True)
         return metrics | losses
 
-    with Stop() as stop, Checkpoints(workdir, run.train.keep_checkpoints) as saves:
+    keep, effort = run.train.keep_checkpoints, run.train.save_best_effort
+    with Stop() as stop, Checkpoints(workdir, keep, best_effort=effort) as saves:
         saved = saves.latest
         batches = build.train_batches(run, data, 0)
         plan = build.plan(run, batches.schedule)

@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "labels": {"config", "data"},
     "doctor": {"config", "cli", "data", "detectors", "ops", "vis"},
     "convert": set(),
+    "export": {"types"},
+    "machine": {"convert", "training"},
     "version": set(),
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}

@@ -112,6 +112,7 @@ def test_every_python_command_runs(project):
     assert {"AP", "AP50", "per_class"} <= scores.keys()
     assert (project / "runs/r50/predictions/photo.jpg").exists()
     assert (project / "runs/mine/pictures/sheet.jpg").exists()
+    assert (project / "runs/mine/analysis.json").exists()
 
 
 def test_other_commands_are_those_of_ci():

@@ -64,7 +64,8 @@ def read(root: Path, split: str, *, inclusive: bool, findings: Findings) -> Raw:
 
     Raises FileNotFoundError for a split that is not there. Findings: XML that is
     missing or broken, pictures without XML where no list says what belongs to the
-    split, objects without a name; numbers are judged with all others.
+    split, names of lists that leave the folder, objects without a name; numbers are
+    judged with all others.
     """
     places = [_place(root, name) for name in split.split("+")]
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
@@ -73,6 +74,9 @@ def read(root: Path, split: str, *, inclusive: bool, findings: Findings) -> Raw:
         files = _pictures_by_name(place.pictures)
         for stem in place.stems:
             source = place.xml / f"{stem}.xml"
+            if ".." in Path(stem).parts or Path(stem).is_absolute():
+                findings.add("image-path", source, detail="as a list names it")
+                continue
             page = _page(source, findings)
             if page is None:
                 continue

@@ -8,7 +8,7 @@ given by the caller is changed.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,16 @@ def detections(
         extra = {"score": float(score), "area": box[2] * box[3]}
         found.append(_entry(result, box, **extra, iscrowd=0, id=row + 1))
     return found
+
+
+def places(image_ids: Iterable[Any]) -> dict[Any, int]:
+    """Return {id: its place from 1}, in order, which decides between equal scores.
+
+    The faster backend takes whole numbers only, and pycocotools loses images where
+    numbers and texts are mixed.
+    """
+    ordered = sorted(image_ids, key=lambda key: (isinstance(key, str), key))
+    return {key: place for place, key in enumerate(ordered, 1)}
 
 
 def log_empty(truth: Sequence, found: Sequence) -> None:

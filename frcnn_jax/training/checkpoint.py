@@ -12,6 +12,7 @@ configuration was (see `runs`).
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,19 +35,22 @@ class SaveFailed(OSError):
 class Checkpoints:
     """The checkpoints of one run's folder."""
 
-    def __init__(self, workdir: str | Path, keep: int | None):
+    def __init__(
+        self, workdir: str | Path, keep: int | None, *, best_effort: bool = False
+    ):
         """Opens `workdir/checkpoints`, made on first use.
 
         With `keep` None only to read: nothing is made, moved or cleared away, for a
         training may be writing there. `rollbacks` is saved with each state and comes
-        back with it: a run that is killed must not go back again and again.
+        back with it: a run that is killed must not go back again and again. With
+        `best_effort` what could not be written is told, and the run may go on.
 
         Errors: SaveFailed where no folder can be made.
         """
         self.workdir = Path(workdir).absolute()
         self.folder = self.workdir / "checkpoints"
         self.rollbacks = 0
-        self._keep = keep
+        self._keep, self._best_effort = keep, best_effort
         try:
             self._manager = self._opened()
         except OSError as error:
@@ -91,12 +95,28 @@ class Checkpoints:
         """The newest saved step."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, *, final: bool = False) -> None:
         """Starts writing this state; a step already there stays as it is.
 
         Errors: SaveFailed, for this state or for the one before, whose writing ended
-        meanwhile.
+        meanwhile. With best effort only a `final` state fails, after a second try.
         """
+        write = partial(self._save, state)
+        if not self._effort(write) and final:
+            write()
+
+    def _effort(self, write: Callable[[], None]) -> bool:
+        """Whether it was written; raises SaveFailed, or with best effort tells it."""
+        try:
+            write()
+        except SaveFailed as error:
+            if not self._best_effort:
+                raise
+            print(f"warning: {error}. Training goes on (train.save_best_effort)")
+            return False
+        return True
+
+    def _save(self, state: TrainState) -> None:
         ocp, step = _orbax(), int(state.step)
         if step in self._manager.all_steps():
             return
@@ -134,8 +154,11 @@ class Checkpoints:
     def save_best(self, state: TrainState, ap: float) -> None:
         """Writes the variables to `best` in the place of what is there, and waits.
 
-        Its metadata tell the AP.
+        Its metadata tell the AP. Errors: SaveFailed, without best effort.
         """
+        self._effort(partial(self._save_best, state, ap))
+
+    def _save_best(self, state: TrainState, ap: float) -> None:
         ocp, step, folder = _orbax(), int(state.step), self.workdir / BEST
         parts = {"variables": ocp.args.StandardSave(state.best)}
         tells = about.of(parts) | {"AP": ap}

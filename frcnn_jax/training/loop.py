@@ -54,10 +54,9 @@ def fit(
 ) -> TrainState:
     """Trains from `state` to the plan's last step, or until patience ends.
 
-    `batches` must begin with the batch of `state.step`. One step is in flight while the
-    next batch is fetched; the wait counts as idle only if the device ran dry meanwhile.
-    An evaluation that was cut off is done first. Errors: NonFinite (see `guard`) and
-    Stopped when told to, both with the state saved; SaveFailed.
+    `batches` begin with that of `state.step`. One step is in flight while the next is
+    fetched; the wait is idle only if the device ran dry. An evaluation that was cut off
+    is done first. Errors: SaveFailed; NonFinite, Stopped: with the state saved.
     """
     plan, clock, started, last = rails.plan, Clock(), None, None
     done, guard, watch = int(state.step), Guard(rails, train), Watch()
@@ -91,8 +90,9 @@ def fit(
         stopping = rails.stop.now(done)
         if stopping or done in plan.checkpoint_steps:
             state = guard.look(last, state)
-            if stopping or done == plan.total or not guard.holds_back():
-                rails.checkpoints.save(state)
+            final = stopping or done == plan.total
+            if final or not guard.holds_back():
+                rails.checkpoints.save(state, final=final)
         if stopping:
             rails.checkpoints.wait()
             raise rails.stop.error(f"after step {done} of {plan.total}, which is saved")
@@ -128,7 +128,7 @@ def _evaluate(state: TrainState, done: int, rails: Rails) -> None:
     try:
         found = rails.evaluate(state.best, done)
     except Stopped:
-        rails.checkpoints.save(state)
+        rails.checkpoints.save(state, final=True)
         rails.checkpoints.wait()
         raise
     rails.log.write(done, _figures(found))

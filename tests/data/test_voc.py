@@ -155,6 +155,15 @@ def test_what_cannot_be_meant_is_named(tmp_path, text, told):
     assert told in str(error.value)
 
 
+def test_lists_must_not_leave_the_folder(tmp_path):
+    inside = tmp_path / "inside"
+    write(inside, {"a": page(entry())}, {"train": ["a", "../../secret"]})
+    write(tmp_path, {"secret": page(entry())})
+    (tmp_path / "secret.xml").write_text(page(entry()))
+    with pytest.raises(ValueError, match="(?s)leave the folder of the data: 1.*secret"):
+        load(inside)
+
+
 def test_a_file_that_changed_is_read_again(tmp_path):
     write(tmp_path, {"a": page(entry())}, {"train": ["a"]})
     assert load(tmp_path).class_names == ("cat",)

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 
 from frcnn_jax import build, runs
 from frcnn_jax.convert import files
-from frcnn_jax.evaluation import coco
+from frcnn_jax.evaluation import analysis, coco
 from frcnn_jax.training import distributed, optimizer, step
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.state import create
@@ -243,8 +243,8 @@ def test_a_signal_while_training_starts(root, tmp_path, line):
 def test_eval_scores_a_folder_and_draws(trained, tmp_path):
     workdir, _ = trained
     out = tmp_path / "scored"
-    words = ("eval.py", f"--workdir={workdir}", "--pictures", f"--out={out}")
-    printed = run(*words).stdout
+    words = ("eval.py", f"--workdir={workdir}", "--pictures", "--report")
+    printed = run(*words, f"--out={out}").stdout
     assert f"{workdir} at step 8 on val" in printed and "AP50" in printed
     assert scores(out / "eval.json") == scores(workdir / "eval.json")
     pictures = sorted(p.name for p in (out / "pictures").iterdir())
@@ -255,6 +255,10 @@ def test_eval_scores_a_folder_and_draws(trained, tmp_path):
     results = json.loads((out / "results.json").read_text())
     per_class = scores(out / "eval.json")["per_class"].values()
     assert len(results) == sum(row["detections"] for row in per_class)
+    assert re.search(r"^localisation +\d+ +\d\.\d{3}$", printed, re.M)
+    totals = json.loads((out / "analysis.json").read_text())["totals"]
+    assert totals["AP50"] == pytest.approx(scores(out / "eval.json")["AP50"])
+    assert all((out / name).exists() for name in analysis.FILES)
 
 
 def test_fields_on_the_command_line_win_over_the_folders(trained, tmp_path):

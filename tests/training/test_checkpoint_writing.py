@@ -29,11 +29,12 @@ def state(number):
 
 folder = Path(sys.argv[1])
 try:
-    with Checkpoints(folder, keep=2) as saved:
+    with Checkpoints(folder, keep=2, best_effort="effort" in sys.argv) as saved:
         saved.save(state(1))
         saved.wait()
         HAPPENS
         saved.save(state(2))
+        AFTERWARDS
     print("saved")
 except SaveFailed as error:
     print(error)
@@ -54,11 +55,12 @@ def bound():
     return BARE
 
 
-def told(folder, happens, before=()):
+def told(folder, happens, before=(), afterwards="", words=()):
     """What the program prints."""
     text = PROGRAM.replace("        HAPPENS\n", happens)
+    text = text.replace("        AFTERWARDS\n", afterwards)
     done = subprocess.run(
-        [*before, sys.executable, "-c", text, str(folder)],
+        [*before, sys.executable, "-c", text, str(folder), *words],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -139,3 +141,22 @@ def test_a_file_where_the_best_should_be(tmp_path):
         pytest.raises(SaveFailed, match=f"{tmp_path}.best"),
     ):
         saved.save_best(state, 0.5)
+
+
+def test_best_effort_goes_on_and_the_last_state_is_tried_twice(tmp_path):
+    happens = """
+        (folder / "checkpoints").rename(folder / "moved")
+        (folder / "checkpoints").touch()
+"""
+    afterwards = """
+        saved.save(state(3))
+        (folder / "checkpoints").unlink()
+        (folder / "moved").rename(folder / "checkpoints")
+        saved.save(state(4), final=True)
+"""
+    said = told(tmp_path, happens, (), afterwards, ["effort"])
+    assert said.count("Training goes on (train.save_best_effort)") >= 2
+    assert said.endswith("saved\n")
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} >= {"1", "4"}
+    said = told(tmp_path / "other", happens, (), afterwards)
+    assert "Training goes on" not in said and "could not be written" in said

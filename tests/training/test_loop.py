@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import signal
+import time
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -12,12 +14,13 @@ import pytest
 
 from frcnn_jax import config
 from frcnn_jax.training import distributed, loop, optimizer, schedule, step
-from frcnn_jax.training.checkpoint import Checkpoints
+from frcnn_jax.training.checkpoint import Checkpoints, SaveFailed
 from frcnn_jax.training.guard import Guard, NonFinite, Taken
 from frcnn_jax.training.log import MetricLog
 from frcnn_jax.training.loop import Plan, fit
 from frcnn_jax.training.state import create
 from frcnn_jax.training.stop import Stop, Stopped
+from frcnn_jax.training.watch import Watch
 
 TRAIN = config.Train(
     batch_size=8, lr=0.002, lr_batch_size=0, warmup_steps=0, log_every=2
@@ -57,7 +60,8 @@ def train(linear, arrays_of, tmp_path):
             ap = float(kernel[0]) if aps is None else aps[done]
             return {"step": done, "AP": ap, "per_class": {"a": {"AP": 0.5}}}
 
-        with Checkpoints(workdir, keep=3) as checkpoints:
+        effort = fields.get("save_best_effort", False)
+        with Checkpoints(workdir, keep=3, best_effort=effort) as checkpoints:
             begin = checkpoints.latest or 0
             if begin:
                 state = checkpoints.restore(state)
@@ -366,3 +370,33 @@ def test_a_run_out_of_patience_stops_and_stays_stopped(train):
     assert evaluated == [1, 2, 3, 4] and state.step == 4
     again, evaluated = train(plan=every, aps=aps, patience=2)
     assert evaluated == [] and again.step == 4
+
+
+def test_saving_with_best_effort_goes_on(train, tmp_path, capsys):
+    """The best cannot be written where a file has its name; the newest can."""
+    for name in ("strict", "effort"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best").touch()
+    with pytest.raises(SaveFailed, match="best"):
+        train("strict")
+    state, evaluated = train("effort", save_best_effort=True)
+    assert int(state.step) == 6 and evaluated == [4, 6]
+    said = capsys.readouterr().out
+    assert said.count("Training goes on (train.save_best_effort)") >= 1
+    with Checkpoints(tmp_path / "effort", keep=None) as saved:
+        assert saved.latest == 6
+
+
+def test_data_that_do_not_come_are_told(train, arrays_of, monkeypatch, capfd):
+    """What hangs is named while it hangs, and the run goes on when it comes."""
+    monkeypatch.setattr(loop, "Watch", partial(Watch, 0.02))
+
+    def batches():
+        for number in itertools.count():
+            if number == 3:
+                time.sleep(0.5)
+            yield arrays_of(number)
+
+    state, _ = train(batches=batches())
+    assert state.step == 6
+    assert "waiting for the data of step 4 for" in capfd.readouterr().err

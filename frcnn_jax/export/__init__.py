@@ -1,0 +1,1 @@
+"""A trained detector as files that JAX alone can run."""

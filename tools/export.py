@@ -1,0 +1,125 @@
+"""Exports a detector to StableHLO: python tools/export.py --workdir=DIR --out=FOLDER.
+
+Instead of a workdir: --weights=FILE or a published name, with --config where the file
+carries none. FOLDER then holds one program for each canvas size (uint8 picture in,
+boxes, scores and labels out; for CPUs, NVIDIA GPUs and TPUs alike), the weights, a
+model card and `detect.py`, which runs them with JAX and numpy alone. Every program is
+read back and compared with the detector, bit for bit, before this says done.
+"""
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs uninstalled too
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import flags  # noqa: E402
+
+from frcnn_jax import __version__, build, cli, config, dry_run, labels, runs  # noqa: E402
+from frcnn_jax.export import stablehlo  # noqa: E402
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    cli.refuse_extra(argv)
+    out = Path(FLAGS.out)
+    run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
+    run = cli.checked(cli.with_fields(run))
+    model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
+    named = model.labels or labels.guessed(run)
+    canvases, _ = dry_run.buckets(run.data)
+    about = settings(run, named, model.source)
+    predict, start = build.detector(run.model).predict, time.perf_counter()
+    files = stablehlo.write(
+        out, predict, model.variables, canvases, about, FLAGS.platforms
+    )
+    (out / "README.md").write_text(card(run, named, model))
+    sizes = ", ".join(f"{f.name} {f.stat().st_size / 2**20:.1f} MiB" for f in files)
+    print(f"{model.source}: {sizes} in {time.perf_counter() - start:.1f} s", flush=True)
+    seen = stablehlo.check(out, predict, model.variables, noise(canvases))
+    print(
+        f"read back and run on {jax.devices()[0].platform}: the same bits as the"
+        f" detector in all of {seen} detections on noise\n{out}: for"
+        f" {', '.join(FLAGS.platforms)}; see {out / 'README.md'}"
+    )
+
+
+def settings(run: config.Run, named: labels.Labels, source: str) -> dict[str, object]:
+    """What goes into `about.json` beside canvases and platforms."""
+    return {
+        "source": source,
+        "class_names": list(named.class_names),
+        "category_ids": list(named.category_ids),
+        "short_side": run.data.eval_short_side,
+        "max_side": run.data.max_side,
+        "size_rule": run.data.size_rule,
+        "resize": run.data.resize,
+        "versions": {"frcnn_jax": __version__, "jax": jax.__version__},
+    }
+
+
+def noise(canvases: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """A picture of smooth noise as large as the largest canvas."""
+    height, width = np.max(canvases, axis=0)
+    coarse = np.random.default_rng(0).integers(0, 256, (height // 16, width // 16, 3))
+    return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
+
+
+def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
+    """The model card: what it is, what it was trained on, how good, how to load."""
+    model_section, data = run.model, run.data
+    trunk = type(model_section.backbone).__name__
+    depth = getattr(model_section.backbone, "depth", "")
+    neck = "" if model_section.fpn is None else " with FPN"
+    names = list(named.class_names)
+    shown = ", ".join(names[:20]) + (
+        f" and {len(names) - 20} more" if names[20:] else ""
+    )
+    scored = "not scored by this project's `eval.py`"
+    file = Path(FLAGS.workdir or "") / "eval.json"
+    if FLAGS.workdir and file.is_file():
+        scored = f"see `eval.json`: {ap(file)}"
+    return f"""# Faster R-CNN, {trunk} {depth}{neck}
+
+- made from: {model.source}, {datetime.now(UTC):%Y-%m-%d}
+- classes ({len(names)}): {shown}
+- trained on: {os.path.basename(data.root) or "unknown"}, split {data.train}
+- licence of the data: {FLAGS.data_license or "not given; ask where they came from"}
+- AP: {scored}
+- pictures: uint8 RGB, short side {data.eval_short_side}, long side at most
+  {data.max_side}, resized by "{data.resize}"; normalised inside the program
+- code: Apache-2.0
+
+    pip install jax flatbuffers numpy
+
+    from detect import Detector
+    detect = Detector(".")
+    found = detect(image, score=0.5)  # uint8 RGB [h, w, 3]
+    found["boxes"], found["scores"], found["names"]
+"""
+
+
+def ap(file: Path) -> str:
+    """The headline of a scored run."""
+    scores = json.loads(file.read_text())
+    kept = [f"{k} {scores[k]:.3f}" for k in ("AP", "AP50") if scores.get(k) is not None]
+    return ", ".join(kept) + f" at step {scores.get('step')}"
+
+
+if __name__ == "__main__":
+    cli.define_config(required=False)
+    flags.DEFINE_string("workdir", None, "Folder of a trained run.")
+    flags.DEFINE_string("weights", None, "Weights file or name.")
+    flags.DEFINE_string("out", None, "Folder to write, new or empty.", required=True)
+    flags.DEFINE_enum(
+        "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
+    )
+    flags.DEFINE_list("platforms", list(stablehlo.PLATFORMS), "What it is to run on.")
+    flags.DEFINE_string("data_license", None, "Licence of the training data, as given.")
+    cli.run(main)
