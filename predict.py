@@ -1,22 +1,26 @@
-"""Draws detections: python predict.py --workdir=DIR IMAGE_OR_DIR... --out=DIR.
+"""Finds objects: python predict.py --workdir=DIR PICTURE... --out=DIR.
 
-Instead of a workdir: --config=... --weights=FILE; without --config a file of
-convert.py, or the name of published weights, --weights=mmdet:r50_fpn_1x
-(`eval.py --weights=mmdet:` lists them). Writes one picture per image and
-`predictions.json` in COCO results format.
+A PICTURE is a file, a folder, a quoted pattern ('photos/**/*.jpg') or "-": a path on
+each line of standard input. Instead of a workdir: --config=... --weights=FILE; without
+--config a file of convert.py, or the name of published weights,
+--weights=mmdet:r50_fpn_1x (`eval.py --weights=mmdet:` lists them). Writes what --save
+names, see docs/predicting.md; by default one picture per image and `predictions.json`
+in COCO results format.
 """
 
-import json
+import sys
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
-from frcnn_jax import build, cli, labels, runs, vis
-from frcnn_jax.data import pictures, transforms
-from frcnn_jax.evaluation.results import to_results
-from frcnn_jax.training import devices, distributed, step
-from frcnn_jax.types import Detections
+from frcnn_jax import cli, runs
+from frcnn_jax.data import pictures
+from frcnn_jax.data.transforms import BadImage
+from frcnn_jax.prediction import outputs
+from frcnn_jax.prediction.found import Found
+from frcnn_jax.prediction.predictor import OVERLAP, SCORE, Predictor
+from frcnn_jax.training import devices
 
 FLAGS = flags.FLAGS
 cli.define_config(required=False)
@@ -29,54 +33,75 @@ flags.DEFINE_string("out", None, "Folder for pictures and predictions.", require
 flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
 )
-flags.DEFINE_float("score", 0.5, "Draw detections from this score on.", 0.0, 1.0)
+flags.DEFINE_float("score", SCORE, "Show detections from this score on.", 0.0, 1.0)
+flags.DEFINE_list("classes", [], "Only these classes, as in --classes=person,dog.")
+flags.DEFINE_bool("tta", False, "Also mirrored and at the short sides of training.")
+flags.DEFINE_integer("tile", 0, "Also tiles of so many pixels, for large pictures.")
+flags.DEFINE_float("overlap", OVERLAP, "Of tiles, as a share of their side.")
+flags.DEFINE_list("save", ["pictures", "coco"], "Of pictures, coco, yolo, csv.")
 
 
 def main(argv: list[str]) -> None:
-    paths = pictures.find(argv[1:])
+    kinds, out = outputs.checked(FLAGS.save), Path(FLAGS.out)
+    paths = pictures.find(argv[1:], sys.stdin)
+    if "pictures" in kinds:
+        pictures.drawings(paths, out)  # refuses to draw over one of them
+    with runs.writing(out, "--out"):
+        predict(paths, out, kinds)
+
+
+def predict(paths: list[Path], out: Path, kinds: tuple[str, ...]) -> None:
+    """Loads the model, looks at every picture and writes what was asked for."""
     devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
     model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
-    classes = model.labels or labels.guessed(run)
-    out = Path(FLAGS.out)
-    places = pictures.drawings(paths, out)
-    out.mkdir(parents=True, exist_ok=True)
-    mesh = distributed.make_mesh(1)
-    predict = step.make_predict_step(build.detector(run.model), mesh)
-    variables = distributed.replicate(model.variables, mesh)
-    numbers, results, drawn = list(range(len(paths))), [], 0
-    batch_size = min(run.eval.batch_size, len(paths))
-    for arrays, rows in pictures.batches(paths, run.data, batch_size):
-        found = predict(variables, distributed.to_batch(arrays, mesh))
-        found = distributed.to_host(found)
-        results += to_results(found, arrays["image_id"], numbers, classes.category_ids)
-        for i, (number, path) in enumerate(rows):
-            one = Detections(*(part[i] for part in found))
-            limit = run.data.max_image_pixels
-            drawn += draw(path, limit, one, classes.class_names, places[number])
-    for result in results:
-        result["file_name"] = str(paths[result["image_id"]])
-    (out / "predictions.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(
-        f"{drawn} detections with score >= {FLAGS.score:g} drawn into {out};"
-        f" all {len(results)} are in {out / 'predictions.json'}"
+    # The files of results hold low scores too; the others are cut at --score.
+    predictor = Predictor(
+        model,
+        score=0.0,
+        classes=FLAGS.classes,
+        tta=FLAGS.tta,
+        tile=FLAGS.tile,
+        overlap=FLAGS.overlap,
+    )
+    limit = run.data.max_image_pixels
+    writer = outputs.Outputs(out, kinds, paths, score=FLAGS.score, max_pixels=limit)
+    skipped: list[BadImage] = []
+    for number, found in predictor.stream(paths, predictor.batch_size(len(paths))):
+        if isinstance(found, BadImage):
+            print(f"skipped: {found}", flush=True)
+            skipped.append(found)
+        else:
+            shown = writer.add(number, found)
+            print(f"{paths[number]}: {listed(shown)}", flush=True)
+    if len(skipped) == len(paths):
+        raise ValueError(f"none of {len(paths)} files could be read")
+    written = writer.close(predictor.labels)
+    if skipped:
+        print(f"{len(skipped)} of {len(paths)} files could not be read")
+    print(written)
+    print(summary(predictor, len(paths) - len(skipped), writer.detections))
+
+
+def listed(found: Found) -> str:
+    """The classes of one picture, counted."""
+    counts = Counter(dict.fromkeys(found.class_names, 0))
+    counts.update(found.names.tolist())
+    return (
+        ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "nothing found"
     )
 
 
-def draw(
-    path: Path, limit: int, found: Detections, names: tuple[str, ...], place: Path
-) -> int:
-    """Writes one picture, of at most `limit` pixels, and says what is on it."""
-    shown = (found.labels > 0) & (found.scores >= FLAGS.score)
-    boxes, labels, scores = found.boxes[shown], found.labels[shown], found.scores[shown]
-    image = transforms.decode(path, limit)
-    picture = vis.draw(image, boxes, labels, scores, class_names=names)
-    vis.save(picture, place)
-    counts = zip(*np.unique(labels, return_counts=True), strict=True)
-    listed = ", ".join(f"{count} {names[label - 1]}" for label, count in counts)
-    print(f"{path}: {listed or 'nothing found'}", flush=True)
-    return int(shown.sum())
+def summary(predictor: Predictor, count: int, detections: int) -> str:
+    """The last line: how much, how fast, and how long the device had no pictures."""
+    times = predictor.times
+    seconds = max(times.total, 1e-9)
+    return (
+        f"{count} pictures, {detections} detections, {count / seconds:.1f} img/s,"
+        f" {times.waiting / seconds:.0%} of the time waiting for pictures"
+        f" (compiling, {times.compiling:.1f} s, not counted)"
+    )
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ REFUSED += (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager
-def writing(workdir: Path) -> Iterator[None]:
-    """Makes the folder of a run and tries to write there, before what takes long.
+def writing(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
+    """Makes the folder that a flag names and tries to write, before what takes long.
 
     Errors: OSError that names folder or file and the way out, for what is tried here
     and for what is written there later, inside.
@@ -42,20 +42,21 @@ def writing(workdir: Path) -> Iterator[None]:
         with tempfile.TemporaryFile(dir=workdir) as probe:
             probe.write(bytes(1024))
     except OSError as error:
-        raise _refused(workdir, error) from error
+        raise _refused(workdir, error, flag) from error
     try:
         yield
     except OSError as error:
         place = Path(error.filename or workdir).absolute()  # writes name no file
         if error.errno in REFUSED and place.is_relative_to(workdir.absolute()):
-            raise _refused(error.filename or workdir, error) from error
+            raise _refused(error.filename or workdir, error, flag) from error
         raise
 
 
-def _refused(place: str | Path, error: OSError) -> OSError:
+def _refused(place: str | Path, error: OSError, flag: str) -> OSError:
+    kept = "; checkpoints already there are as they were"
     return OSError(
         f"{place} cannot be written ({error.strerror}): make room there, allow writing,"
-        " or choose another --workdir; checkpoints already there are as they were"
+        f" or choose another {flag}{kept if flag == '--workdir' else ''}"
     )
 
 

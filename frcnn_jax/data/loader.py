@@ -301,12 +301,17 @@ def load_image(path: str | Path, data: config.Data) -> Sample:
     samples follow from their resized sizes: resizing again changes nothing. Raises
     BadImage.
     """
-    image = transforms.decode(path, data.max_image_pixels)
+    image = transforms.decode(Path(path), data.max_image_pixels)
+    return image_sample(image, data, Drawn(data.eval_short_side))
+
+
+def image_sample(image: np.ndarray, data: config.Data, drawn: Drawn) -> Sample:
+    """Turn uint8 RGB [H, W, 3] into a sample without boxes and with the image_id 0."""
     h, w = image.shape[:2]
     none = np.zeros(0, np.int32)
     boxes = np.zeros((0, 4), np.float32)
-    record = Record(Path(path), 0, w, h, boxes, none, none.astype(bool))
-    pixels, drawn = Pixels(image, "", (h, w)), Drawn(data.eval_short_side)
+    record = Record(Path(), 0, w, h, boxes, none, none.astype(bool))
+    pixels = Pixels(image, "", (h, w))
     return augment.make_sample(pixels, record, uncropped(data), drawn, 0)
 
 

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from frcnn_jax import __version__, cli, config, labels, runs
+from frcnn_jax import cli, config, labels, runs
 from frcnn_jax.convert import download, files, peers, published, surgery
 from frcnn_jax.convert.merge import merge
 from frcnn_jax.convert.rules import ConversionError, Flat
 from frcnn_jax.porting import recognition
+from frcnn_jax.version import __version__
 
 SUFFIXES = {"ours": (".safetensors",), "peer": (".safetensors", ".npz")}
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from frcnn_jax import __version__
+from frcnn_jax.version import __version__
 
 FORMAT = 3
 LATER_PARTS = ("counts", "ema")  # that a checkpoint of the same run may lack

@@ -1,11 +1,15 @@
+import threading
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from frcnn_jax import config
-from frcnn_jax.data import pictures
+from frcnn_jax.data import pictures, views
 
 DATA = config.Data(eval_short_side=32, max_side=64)
+PLAIN = views.Looks((32,))
 SIZES = {"a.jpg": (40, 60), "b.png": (60, 40), "c.PNG": (30, 30), "d.jpeg": (20, 90)}
 
 
@@ -54,6 +58,29 @@ def test_a_folder_without_pictures(tmp_path):
         pictures.find([str(tmp_path)])
 
 
+def test_a_pattern_gives_the_pictures_that_match(folder):
+    names = [p.name for p in pictures.find([str(folder / "*")])]
+    assert names == list(SIZES)  # neither the folder nor the text
+    deeper = pictures.find([str(folder / "**" / "*.jp*g")])
+    assert [p.name for p in deeper] == ["a.jpg", "d.jpeg", "e.jpg"]
+    assert pictures.find([str(folder / "n*.txt")]) == [folder / "notes.txt"]
+    with pytest.raises(FileNotFoundError, match=r"no picture matches .*\*\.gif"):
+        pictures.find([str(folder / "*.gif")])
+
+
+def test_a_name_with_the_letters_of_a_pattern_is_a_name(folder):
+    odd = (folder / "b.png").rename(folder / "b[1].png")
+    assert pictures.find([str(odd)]) == [odd]
+
+
+def test_a_list_is_read_where_a_dash_stands(folder):
+    lines = [f"{folder / 'b.png'}\n", "\n", "gone.jpg\n"]
+    found = pictures.find([str(folder / "a.jpg"), "-"], lines)
+    assert found == [folder / "a.jpg", folder / "b.png", Path("gone.jpg")]
+    with pytest.raises(ValueError, match="a path on each line, from standard input"):
+        pictures.find(["-"], ["\n"])
+
+
 # ---- where drawings go
 
 
@@ -79,46 +106,71 @@ def test_pictures_are_never_drawn_over(folder):
 
 
 def collected(paths, data=DATA, batch_size=2):
-    batches = list(pictures.batches(paths, data, batch_size))
-    rows = [row for _, found in batches for row in found]
-    return batches, rows
+    """Batches, their rows, and the numbers and errors of unreadable files."""
+    bad = []
+
+    def on_bad(number, error):
+        bad.append((number, str(error)))
+
+    looks = views.Looks((data.eval_short_side,))
+    batches = list(pictures.batches(paths, data, looks, batch_size, on_bad))
+    return batches, [row for _, found in batches for row in found], bad
 
 
 def test_every_picture_once_on_a_canvas_that_holds_it(folder):
     paths = pictures.find([str(folder)])
-    batches, rows = collected(paths)
-    assert sorted(rows) == list(enumerate(paths))
+    batches, rows, bad = collected(paths)
+    assert sorted(row.number for row in rows) == [0, 1, 2, 3] and not bad
     shapes = {arrays["images"].shape for arrays, _ in batches}
     assert shapes <= {(2, 32, 64, 3), (2, 64, 32, 3)}
     for arrays, found in batches:
-        numbers = [number for number, _ in found]
+        numbers = [row.number for row in found]
         filler = [-1] * (2 - len(found))
         assert arrays["image_id"].tolist() == numbers + filler
-        for i, (_, path) in enumerate(found):
+        for i, row in enumerate(found):
+            assert row.hw == SIZES[paths[row.number].name] and row.place == 0
             original = arrays["image_hw"][i] / arrays["scale_xy"][i, ::-1]
-            np.testing.assert_allclose(original, SIZES[path.name], rtol=1e-6)
+            np.testing.assert_allclose(original, row.hw, rtol=1e-6)
+
+
+def test_arrays_are_pictures_as_files_are(folder):
+    path = folder / "b.png"
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    (of_file, _), *_ = collected([path])[0]
+    (of_array, _), *_ = collected([image])[0]
+    for name, value in of_file.items():
+        np.testing.assert_array_equal(of_array[name], value)
 
 
 def test_own_buckets_are_used(folder):
     paths = pictures.find([str(folder)])
-    batches, rows = collected(
+    batches, rows, _ = collected(
         paths, config.Data(eval_short_side=32, max_side=64, buckets=((64, 64),))
     )
-    assert sorted(rows) == list(enumerate(paths))
+    assert sorted(row.number for row in rows) == [0, 1, 2, 3]
     assert {arrays["images"].shape[1:3] for arrays, _ in batches} == {(64, 64)}
 
 
 def test_equal_sides_need_one_canvas(folder):
-    batches, _ = collected(
+    batches, *_ = collected(
         [folder / "c.PNG"], config.Data(eval_short_side=64, max_side=64)
     )
     assert [arrays["images"].shape for arrays, _ in batches] == [(2, 64, 64, 3)]
 
 
-def test_unreadable_files_are_named_and_counted(folder, capsys):
-    paths = [folder / "a.jpg", folder / "notes.txt", folder / "deeper" / "e.jpg"]
-    _, rows = collected(paths)
-    assert rows == [(0, folder / "a.jpg")]
-    printed = capsys.readouterr().out
-    assert printed.count("skipped: ") == 2 and "notes.txt" in printed
-    assert "2 of 3 files could not be read" in printed
+def test_unreadable_files_are_told_by_number(folder):
+    paths = [folder / "notes.txt", folder / "a.jpg", folder / "deeper" / "e.jpg"]
+    _, rows, bad = collected(paths)
+    assert [row.number for row in rows] == [1]
+    assert [number for number, _ in bad] == [0, 2]
+    assert "notes.txt: not an image" in bad[0][1]
+
+
+def test_batches_that_are_left_early_end_their_threads(folder):
+    paths = [folder / "a.jpg"] * 40
+    looks = PLAIN
+    batches = pictures.batches(paths, DATA, looks, 2, lambda number, error: None)
+    next(batches)
+    batches.close()
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("ThreadPool")]

@@ -316,6 +316,37 @@ def test_predict_draws_every_picture_of_a_folder(trained, root, tmp_path):
     assert len(loaded.anns) == len(entries) > 0
 
 
+def test_predict_reads_patterns_and_lists_and_writes_every_kind(
+    trained, root, tmp_path
+):
+    broken, listed = tmp_path / "notes.jpg", root / "images" / "val_0001.jpg"
+    broken.write_text("no picture")
+    pattern, out = root / "images" / "val_000[2-4].jpg", tmp_path / "out"
+    words = ["predict.py", f"--workdir={trained[0]}", f"--out={out}", "--score=0.1"]
+    words += ["--save=csv,yolo,coco,pictures", "--classes=square,star", pattern, "-"]
+    words += ["--tta", "--tile=150", "--overlap=0.3"]
+    done = subprocess.run(
+        **command(*words),
+        input=f"{listed}\n{broken}\n",
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith(f"skipped: {broken}: not an image") for line in lines)
+    assert lines[-3] == "1 of 5 files could not be read"
+    assert re.match(r"4 pictures, \d+ detections, [\d.]+ img/s, \d+% of the", lines[-1])
+    names = {f"val_000{i}" for i in (1, 2, 3, 4)}
+    assert {p.stem for p in out.glob("*.jpg")} == names
+    assert {p.stem for p in (out / "yolo").iterdir()} == names
+    rows = (out / "predictions.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[1] for row in rows} <= {"square", "star"}
+    assert f", {len(rows)} detections, " in lines[-1]
+    results = COCO(out / "images.json").loadRes(str(out / "predictions.json"))
+    assert {a["category_id"] for a in results.anns.values()} <= {2, 4}
+
+
 # ---- what cannot work
 
 
@@ -407,6 +438,27 @@ def test_wrong_words_of_prediction(trained, root, tmp_path):
     picture = root / "images" / "val_001.jpg"
     done = run("predict.py", f"--workdir={trained[0]}", out, picture, code=1)
     assert_plain(done, r"val_001.jpg does not exist; did you mean .*val_0\d01.jpg\?")
+
+
+def test_a_folder_of_predictions_that_cannot_be_written(root, tmp_path):
+    (tmp_path / "out").touch()
+    words = ["--workdir=nowhere", root / "images", f"--out={tmp_path / 'out'}"]
+    done = run("predict.py", *words, code=1)
+    assert_plain(done, "out cannot be written .* or choose another --out$")
+
+
+def test_nothing_that_can_be_read(trained, tmp_path):
+    (tmp_path / "a.jpg").write_text("no picture")
+    words = [f"--workdir={trained[0]}", tmp_path, f"--out={tmp_path / 'out'}"]
+    done = run("predict.py", *words, code=1)
+    assert_plain(done, "none of 1 files could be read")
+    assert done.stdout.startswith(f"skipped: {tmp_path / 'a.jpg'}: not an image")
+
+
+def test_an_unknown_class_of_prediction(trained, root, tmp_path):
+    words = [f"--workdir={trained[0]}", root / "images", f"--out={tmp_path}"]
+    done = run("predict.py", *words, "--classes=star,cirle", code=1)
+    assert_plain(done, "'cirle' is none of the 5 .*; did you mean 'circle'")
 
 
 def test_wrong_words_of_scoring(tmp_path):
