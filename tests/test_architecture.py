@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "convert": set(),
     "export": {"types"},
     "machine": {"convert", "training"},
+    "panels": {"data", "evaluation", "vis"},
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
 MAY_IMPORT["dry_run"] = {*MAY_IMPORT}
