@@ -301,11 +301,15 @@ def load_image(path: str | Path, data: config.Data) -> Sample:
     samples follow from their resized sizes: resizing again changes nothing. Raises
     BadImage.
     """
-    image = transforms.decode(path, data.max_image_pixels)
+    return image_sample(transforms.decode(path, data.max_image_pixels), data)
+
+
+def image_sample(image: np.ndarray, data: config.Data) -> Sample:
+    """Make the same sample of a picture that is decoded already."""
     h, w = image.shape[:2]
     none = np.zeros(0, np.int32)
     boxes = np.zeros((0, 4), np.float32)
-    record = Record(Path(path), 0, w, h, boxes, none, none.astype(bool))
+    record = Record(Path(), 0, w, h, boxes, none, none.astype(bool))
     pixels, drawn = Pixels(image, "", (h, w)), Drawn(data.eval_short_side)
     return augment.make_sample(pixels, record, uncropped(data), drawn, 0)
 

@@ -69,7 +69,7 @@ def batches(
     Canvases are `data.buckets`, or one per orientation as tight as full size allows, so
     at most two programs compile. Unreadable files are printed, counted and left out.
     """
-    buckets = data.buckets or _full_buckets(data)
+    buckets = canvases(data)
     waiting: dict[int, list] = {i: [] for i in range(len(buckets))}
     bad = 0
     for number, path in enumerate(paths):
@@ -79,12 +79,7 @@ def batches(
             print(f"skipped: {error}", flush=True)
             bad += 1
             continue
-        size = [sample.image.shape[:2]]
-        longest = max(data.max_side, data.eval_short_side)
-        short = min(size[0])
-        bucket = int(
-            batching.assign(size, buckets, short_side=short, max_side=longest)[0]
-        )
+        bucket = _bucket(sample, buckets, data)
         waiting[bucket].append((sample, path))
         if len(waiting[bucket]) == batch_size:
             yield _batch(waiting[bucket], buckets[bucket], batch_size)
@@ -96,14 +91,29 @@ def batches(
         print(f"{bad} of {len(paths)} files could not be read", flush=True)
 
 
+def alone(image: np.ndarray, data: config.Data) -> dict[str, np.ndarray]:
+    """Arrays of a batch of one decoded picture, on the canvas `batches` gives it."""
+    sample, buckets = loader.image_sample(image, data), canvases(data)
+    bucket = buckets[_bucket(sample, buckets, data)]
+    return batching.collate([sample], bucket, batching.ROW_MULTIPLE)
+
+
+def _bucket(sample, buckets, data) -> int:
+    size = [sample.image.shape[:2]]
+    longest, short = max(data.max_side, data.eval_short_side), min(size[0])
+    return int(batching.assign(size, buckets, short_side=short, max_side=longest)[0])
+
+
 def _batch(rows, bucket, batch_size):
     samples = [sample for sample, _ in rows] + [None] * (batch_size - len(rows))
     arrays = batching.collate(samples, bucket, batching.ROW_MULTIPLE)
     return arrays, tuple((sample.image_id, path) for sample, path in rows)
 
 
-def _full_buckets(data: config.Data) -> tuple[tuple[int, int], ...]:
-    """Landscape and portrait canvases that hold any picture."""
+def canvases(data: config.Data) -> tuple[tuple[int, int], ...]:
+    """Those of the configuration, or landscape and portrait for any picture."""
+    if data.buckets:
+        return data.buckets
     short, long = (
         -(-side // 32) * 32 for side in (data.eval_short_side, data.max_side)
     )
