@@ -12,13 +12,11 @@ docs/tpu.md.
 import json
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
-from frcnn_jax import build, cli, config, runs, vis
-from frcnn_jax.data import pictures, records, transforms
+from frcnn_jax import build, cli, config, panels, runs, vis
+from frcnn_jax.data import pictures, records
 from frcnn_jax.evaluation import analysis, score
-from frcnn_jax.evaluation.results import from_results
 from frcnn_jax.training import devices, distributed
 
 FLAGS = flags.FLAGS
@@ -96,23 +94,18 @@ def report(annotations, results, out: Path, cap: int, score: float) -> None:
 def draw(data, results, folder: Path, run: config.Run, score: float) -> int:
     """Writes predictions beside ground truth for evenly chosen images, and a sheet."""
     folder.mkdir(parents=True, exist_ok=True)
-    count, limit = run.eval.max_pictures, run.data.max_image_pixels
-    rows = np.unique(np.linspace(0, len(data.records) - 1, count).round().astype(int))
-    shown = [data.records[row] for row in rows]
+    limit = run.data.max_image_pixels
+    shown = panels.chosen(data, run.eval.max_pictures)
     places = pictures.drawings([Path(str(r.path)) for r in shown], folder)
-    panels = []
+    drawn = []
     for record, place in zip(shown, places, strict=True):
-        found = from_results(results, record.source_id, data.category_ids)
-        try:
-            image = transforms.decode(record.path, limit)
-        except transforms.BadImage:
-            continue  # counted while scoring
-        panel = vis.side_by_side(image, record, found, data.class_names, score)
-        vis.save(panel, place)
-        panels.append(panel)
-    if panels:
-        vis.save(vis.contact_sheet(panels, 2), folder / "sheet.jpg")
-    return len(panels)
+        panel = panels.panel(record, data, results, max_pixels=limit, score=score)
+        if panel is not None:
+            vis.save(panel, place)
+            drawn.append(panel)
+    if drawn:
+        vis.save(vis.contact_sheet(drawn, 2), folder / "sheet.jpg")
+    return len(drawn)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before the seconds that importing the rest takes
 
     leave_at_once()
 
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config, dry_run, labels, runs
+from frcnn_jax import build, cli, config, dry_run, labels, panels, runs
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
-from frcnn_jax.training import devices, distributed, loop, schedule
+from frcnn_jax.training import devices, distributed, loop, schedule, tracker
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
 from frcnn_jax.training.stop import Stop, leave_at_once
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir is None and not FLAGS.dry_run:
         raise ValueError("name the folder of this run with --workdir=DIR")
     run = cli.checked(FLAGS.config)
+    tracker.check(run.train.wandb)
     if (who := cli.processes()) is not None:
         distributed.join(**who)
         leave_at_once()  # JAX has taken SIGTERM over
@@ -70,6 +72,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         print(score.table(metrics), flush=True)
         if first:
             score.save(metrics, workdir / "eval.json")
+        draw(run, val, results, done, log)
         if losses := evaluator.losses(variables):
             print(f"loss on {val.name}: {losses['loss']:.4f}", flush=True)
         return metrics | losses
@@ -88,7 +91,12 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         elif warning := build.scratch_warning(run):
             print(warning)
         batches.start_at(int(state.step))
-        log = MetricLog(workdir, int(state.step), quiet=not first)
+        log = MetricLog(
+            *(workdir, int(state.step)),
+            quiet=not first,
+            wandb=run.train.wandb,
+            settings=json.loads(config.to_json(run)),
+        )
         describe(run, state, batches, plan, mesh)
         rails = loop.Rails(
             *(plan, evaluate, saves, log, stop),
@@ -116,6 +124,17 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
         f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
     )
+
+
+def draw(run: config.Run, val, results, done: int, log: MetricLog) -> None:
+    """Shows a few images with predictions beside ground truth, where anyone looks."""
+    if not (log.shows_pictures and run.train.pictures):
+        return
+    limit, score = run.data.max_image_pixels, run.train.picture_score
+    for record in panels.chosen(val, run.train.pictures):
+        drawn = panels.panel(record, val, results, max_pixels=limit, score=score)
+        if drawn is not None:
+            log.picture(done, f"val/{record.source_id}", drawn)
 
 
 def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:

@@ -22,6 +22,7 @@ OPTIONAL = {  # what else may be there, and what for
     "faster-coco-eval": 'eval.backend="faster"',
     "flatbuffers": "tools/export.py",
     "tensorboardX": "TensorBoard's log",
+    "wandb": "train.wandb",
 }
 ROOM = 2 * 2**30  # free bytes below which a run is likely to stop
 

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "export": {"types"},
     "machine": {"convert", "training"},
     "version": set(),
+    "panels": {"data", "evaluation", "vis"},
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}
 MAY_IMPORT["dry_run"] = {*MAY_IMPORT}

@@ -81,6 +81,8 @@ def test_unusual_but_valid(fields):
         ("model__roi__score_threshold", 5.0, "0..1"),
         ("data__flip", 2.0, "0..1"),
         ("train__lr", -0.02, "negative"),
+        ("train__pictures", -1, "negative"),
+        ("train__picture_score", 1.5, "0..1"),
         ("seed", -1, "negative"),
         ("train__epochs", 0.0, "above 0"),
         ("train__milestones", (8.0, 12.0), "train.epochs = 12"),

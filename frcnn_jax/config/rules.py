@@ -104,12 +104,12 @@ def _validate_numbers(values: dict[str, Any]) -> None:
     if values["model.backbone.width"] <= 0:
         _fail("model.backbone.width", values["model.backbone.width"], "must be above 0")
     fractions = [k for k in values if k.endswith(("_iou", "_fraction", "_threshold"))]
-    for name in (*fractions, "data.flip", "data.crop_visible"):
+    for name in (*fractions, "data.flip", "data.crop_visible", "train.picture_score"):
         if not 0 <= values[name] <= 1:
             _fail(name, values[name], "must lie in 0..1")
     not_negative = ("train.lr", "train.warmup_steps", "train.weight_decay", "seed")
     not_negative += ("data.brightness", "data.contrast", "data.saturation", "data.hue")
-    not_negative += ("train.patience",)
+    not_negative += ("train.patience", "train.pictures")
     not_negative += ("train.bias_rate", "train.clip_norm", "model.roi.sampling_ratio")
     for name in not_negative:
         if values[name] < 0:

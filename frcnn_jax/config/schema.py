@@ -214,6 +214,9 @@ class Train:
     checkpoint_every: int = 0  # steps; 0 = at each evaluation
     keep_checkpoints: int = 2
     save_best_effort: bool = False  # go on where a checkpoint could not be written
+    wandb: str = ""  # project of Weights & Biases to log to as well; "" = none
+    pictures: int = 4  # of validation, for TensorBoard at each evaluation; 0 = none
+    picture_score: float = 0.5  # they show predictions from this score on
 
 
 @dataclass

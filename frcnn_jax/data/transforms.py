@@ -72,9 +72,13 @@ def decode(path, max_pixels: int = config.Data.max_image_pixels) -> np.ndarray:
     Raises BadImage for a file that is missing, empty, cut off, no image, of floats, or
     of more than `max_pixels` pixels.
     """
-    encoded = _read(path)
-    _check_pixels(encoded, path, max_pixels)
-    return _decode(encoded, path, upright=True)
+    return decode_bytes(_read(path), path, max_pixels)
+
+
+def decode_bytes(encoded: bytes, name, max_pixels: int) -> np.ndarray:
+    """Do as `decode` with what a file holds; messages begin with `name`."""
+    _check_pixels(encoded, name, max_pixels)
+    return _decode(encoded, name, upright=True)
 
 
 def read_pixels(

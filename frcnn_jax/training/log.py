@@ -1,4 +1,7 @@
-"""What training says: progress lines, metrics.jsonl, TensorBoard where installed."""
+"""What training says: progress lines, metrics.jsonl and .csv, and whom it tells more.
+
+TensorBoard is told where tensorboardX is installed, W&B where `train.wandb` asks.
+"""
 
 import json
 import math
@@ -9,6 +12,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+import numpy as np
+from PIL import Image
+
+from frcnn_jax.training.table import Table
+from frcnn_jax.training.tracker import Tracker
 
 SHOWN = {
     "loss_rpn_cls": "rpn_cls",
@@ -17,18 +25,34 @@ SHOWN = {
     "loss_bbox": "box",
 }
 SCORE = "eval/AP"
+WIDEST = 1600  # pixels of a picture for TensorBoard, which keeps them as PNG
 LONG_WAIT = 0.1  # share of the time; above it the progress line names the remedy
 
 
 class MetricLog:
-    """Appends numbers to `workdir/metrics.jsonl`, one JSON object a line."""
+    """Appends numbers to `workdir/metrics.jsonl`, one JSON object a line.
 
-    def __init__(self, workdir: str | Path, start_step: int, *, quiet: bool = False):
-        """Opens the file; TensorBoard events go to `workdir/tensorboard`.
+    `workdir/metrics.csv` is the same as a table, see `training/table.py`.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        start_step: int,
+        *,
+        quiet: bool = False,
+        wandb: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ):
+        """Opens the files; TensorBoard events go to `workdir/tensorboard`.
 
         Lines of later steps than `start_step` go: the steps will be done again. `quiet`
-        writes nothing, for all processes of a run but one.
+        writes nothing, for all processes of a run but one. `wandb` is a project of W&B,
+        or "", and `settings` what it shows as the run's. Errors: see `Tracker`.
         """
+        # First, as it may fail.
+        asked = wandb and not quiet
+        self._tracker = Tracker(workdir, wandb, settings or {}) if asked else None
         path = Path(workdir) / "metrics.jsonl"
         # Read by every process, so that all know the same scores.
         kept = _lines_until(path, start_step)
@@ -37,6 +61,8 @@ class MetricLog:
             new = path.with_suffix(".tmp")
             new.write_text("".join(json.dumps(line) + "\n" for line in kept))
             new.replace(path)
+        # Made from those lines, so that it never knows other steps than they do.
+        self._table = None if quiet else Table(path.with_suffix(".csv"), kept)
         self._file: TextIO = open(os.devnull if quiet else path, "a")
         folder = Path(workdir) / "tensorboard"
         self._tensorboard = None if quiet else _tensorboard(folder, start_step)
@@ -52,10 +78,26 @@ class MetricLog:
         numbers = {k: v if _is_finite(v) else None for k, v in numbers.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
+        if self._table:
+            self._table.write({"step": step, **numbers})
+        if self._tracker:
+            self._tracker.write(step, numbers)
         if self._tensorboard:
             for name, value in numbers.items():
                 if value is not None:
                     self._tensorboard.add_scalar(name, value, step)
+
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether anyone looks at pictures: TensorBoard's log is on."""
+        return self._tensorboard is not None
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Shows [H, W, 3] uint8 in TensorBoard, shrunk if very wide; or nowhere."""
+        if self._tensorboard:
+            drawn = Image.fromarray(picture)
+            drawn.thumbnail((WIDEST, WIDEST))
+            self._tensorboard.add_image(name, np.array(drawn), step, dataformats="HWC")
 
     def scores(self) -> dict[int, float | None]:
         """{step: AP} of the evaluations so far; None where AP does not exist."""
@@ -64,8 +106,9 @@ class MetricLog:
     def close(self) -> None:
         """Writes what is left."""
         self._file.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        for other in (self._table, self._tensorboard, self._tracker):
+            if other:
+                other.close()
 
 
 def _lines_until(path: Path, step: int) -> list[dict[str, Any]]:

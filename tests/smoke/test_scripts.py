@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -128,6 +129,11 @@ def test_training_says_and_leaves_what_it_should(trained):
         assert np.isfinite(line["loss"])
     assert {"eval/AP", "eval/AP50", "eval/AR100"} <= set(lines[-1])
     assert scores(workdir / "eval.json")["step"] == 8
+    table = (workdir / "metrics.csv").read_text().splitlines()
+    assert [x.split(",")[0] for x in table] == ["step", *"123456788"]
+    if find_spec("tensorboardX"):
+        (events,) = (workdir / "tensorboard").iterdir()
+        assert events.read_bytes().count(b"\x89PNG") == 4
     kept = {p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()}
     assert kept == {"6", "8"}
 

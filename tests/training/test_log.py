@@ -1,6 +1,7 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
 from frcnn_jax.training import log
@@ -65,26 +66,32 @@ def test_tensorboard_events_where_installed(tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
 
 
-def shown(folder):
-    """{tag: [(step, value)]} as TensorBoard shows the files of a folder.
+def events(folder):
+    """Each event has its length (8 bytes), a checksum (4), itself, and a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
 
-    Each event has its length (8 bytes), a checksum (4), itself, and another checksum;
-    a session's start hides what came before it, from its step on.
-    """
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    found = {}
     for file in sorted(folder.iterdir()):
         content, place = file.read_bytes(), 0
         while place < len(content):
             size = int.from_bytes(content[place : place + 8], "little")
-            event = Event.FromString(content[place + 12 : place + 12 + size])
+            yield Event.FromString(content[place + 12 : place + 12 + size])
             place += size + 16
-            if event.session_log.status == SessionLog.START:
-                for tag, points in found.items():
-                    found[tag] = [x for x in points if x[0] < event.step]
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+
+
+def shown(folder):
+    """{tag: [(step, value)]} as TensorBoard shows the files of a folder.
+
+    A session's start hides what came before it, from its step on.
+    """
+    from tensorboardX.proto.event_pb2 import SessionLog
+
+    found = {}
+    for event in events(folder):
+        if event.session_log.status == SessionLog.START:
+            for tag, points in found.items():
+                found[tag] = [x for x in points if x[0] < event.step]
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
     return found
 
 
@@ -99,6 +106,28 @@ def test_tensorboard_forgets_steps_that_are_done_again(tmp_path, resumed):
     expected = [(step, step if step <= resumed else -step) for step in range(1, 5)]
     assert shown(tmp_path / "tensorboard") == {"loss": expected}
     assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == expected
+
+
+def test_tensorboard_gets_them_no_wider_than_needed(tmp_path):
+    pytest.importorskip("tensorboardX")
+    metrics = MetricLog(tmp_path, 0)
+    assert metrics.shows_pictures
+    metrics.picture(4, "val/1", np.zeros((100, 2 * log.WIDEST, 3), np.uint8))
+    metrics.close()
+    found = [
+        (event.step, value.tag, value.image.width, value.image.height)
+        for event in events(tmp_path / "tensorboard")
+        for value in event.summary.value
+    ]
+    assert found == [(4, "val/1", log.WIDEST, 50)]
+
+
+def test_without_tensorboard_nobody_looks(tmp_path):
+    metrics = MetricLog(tmp_path, 0, quiet=True)
+    assert not metrics.shows_pictures
+    metrics.picture(4, "val/1", np.zeros((8, 8, 3), np.uint8))
+    metrics.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
