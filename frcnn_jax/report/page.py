@@ -63,7 +63,8 @@ gap:16px}.worst b{color:var(--ink)}
 @media(max-width:500px){td,th{padding-right:.5rem}table{font-size:.9rem}}
 summary{cursor:pointer;color:var(--bar)}
 @media print{nav{display:none}.wide,.scroll{overflow:visible;max-height:none}
-.sort{font-size:8px}.sort td,.sort th{padding-right:.3rem}
+.sort{font-size:7px}.sort td,.sort th{padding-right:.2rem}
+.grid.charts figure{flex-basis:280px}
 .sort button::after{content:""!important}
 .worst{grid-template-columns:1fr 1fr}.sort td,.sort th,.scroll thead th{
 position:static!important}}

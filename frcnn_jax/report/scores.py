@@ -92,8 +92,9 @@ def errors(found: Figures) -> str:
     totals = found["totals"]
     told = (
         f"{totals['objects']:,} objects, {totals['true_positives']:,} found,"
-        f" {totals['false_positives']:,} false detections. The cost of a type is AP50"
-        " after its repair alone minus AP50; costs do not add up to 1 - AP50."
+        f" {totals['false_positives']:,} false detections of any score."
+        " The cost of a type is AP50 after its repair alone minus AP50; costs do not"
+        " add up to 1 - AP50."
     )
     return (
         f'<div class="grid meaning"><div>{table(_ERRORS, rows)}</div>'
