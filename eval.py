@@ -5,8 +5,8 @@ command line win) and `eval.json` is written there. Names of published weights,
 --weights=mmdet:r50_fpn_1x, and files of convert.py need no configuration;
 --weights=mmdet: lists the names.
 --pictures also draws predictions beside ground truth; --report also writes why AP is
-what it is: docs/evaluation.md. Several processes share the images as in training:
-docs/tpu.md.
+what it is, as figures and as one page, report.html: docs/evaluation.md.
+Several processes share the images as in training: docs/tpu.md.
 """
 
 import json
@@ -17,6 +17,8 @@ from absl import flags
 from frcnn_jax import build, cli, config, panels, runs, vis
 from frcnn_jax.data import pictures, records
 from frcnn_jax.evaluation import analysis, score
+from frcnn_jax.report import material
+from frcnn_jax.report.write import write
 from frcnn_jax.training import devices, distributed
 
 FLAGS = flags.FLAGS
@@ -64,8 +66,7 @@ def evaluate(run: config.Run, out: Path) -> None:
         print(odd)
     print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")
     if FLAGS.report:
-        cap = loaded.run.model.roi.max_detections
-        report(data.annotations, results, out, cap, FLAGS.score)
+        report(loaded, data, results, metrics, out)
     if FLAGS.pictures:
         folder = out / "pictures"
         count = draw(data, results, folder, loaded.run, FLAGS.score)
@@ -83,12 +84,20 @@ def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
     return loaded, data
 
 
-def report(annotations, results, out: Path, cap: int, score: float) -> None:
-    """Writes the analysis of these results and prints the types of error."""
-    found = analysis.evaluate(annotations, results, cap, score)
+def report(loaded: runs.Trained, data, results, metrics, out: Path) -> None:
+    """Writes analysis and page of these results and prints the types of error."""
+    run, score = loaded.run, FLAGS.score
+    cap = run.model.roi.max_detections
+    found = analysis.evaluate(data.annotations, results, cap, score)
     analysis.save(found, out)
     print(analysis.table(found))
+    title = f"{Path(loaded.source).name} on {data.name}"  # without folders above it
+    base = material.base(cli.file_given())
+    told = material.of_run(title, run, base, [data], FLAGS.workdir)
+    shots = material.shots(data, results, run, score)
+    names = write(told._replace(metrics=metrics, found=found, shots=shots), out)
     print(f"analysis: {', '.join(str(out / name) for name in analysis.FILES)}")
+    print(f"report: {', '.join(str(out / name) for name in names)}")
 
 
 def draw(data, results, folder: Path, run: config.Run, score: float) -> int:

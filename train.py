@@ -20,7 +20,9 @@ from absl import flags
 from frcnn_jax import build, cli, config, dry_run, labels, panels, runs
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
-from frcnn_jax.evaluation import score
+from frcnn_jax.evaluation import analysis, score
+from frcnn_jax.report import material
+from frcnn_jax.report.write import FILE, write
 from frcnn_jax.training import devices, distributed, loop, schedule, tracker
 from frcnn_jax.training.checkpoint import Checkpoints
 from frcnn_jax.training.log import MetricLog, duration
@@ -66,9 +68,14 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         runs.save_run(workdir, run, labels.of_data(data), data)
     evaluator = build.Evaluator(run, val, mesh)
 
+    last = None  # metrics and detections of this session's last evaluation
+
     def evaluate(variables, done):
+        nonlocal last
+        last = None  # detections may be large: not two of them at once
         results = evaluator.results(variables, stop.check)
         metrics = {"step": done, **evaluator.metrics(results)}
+        last = (metrics, results) if first else None
         print(score.table(metrics), flush=True)
         if first:
             score.save(metrics, workdir / "eval.json")
@@ -119,6 +126,8 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
     for split, read in ((data.name, batches), (val.name, evaluator.batches)):
         if odd := build.oddities(split, read):
             print(odd)
+    if first and (last is not None or not (workdir / FILE).exists()):
+        report(run, [data, val], last, workdir)
     print(
         f"finished {state.step} steps in {workdir} (this session"
         f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
@@ -135,6 +144,20 @@ def draw(run: config.Run, val, results, done: int, log: MetricLog) -> None:
         drawn = panels.panel(record, val, results, max_pixels=limit, score=score)
         if drawn is not None:
             log.picture(done, f"val/{record.source_id}", drawn)
+
+
+def report(run: config.Run, splits, last, workdir: Path) -> None:
+    """Writes the report of a run that is done; without an evaluation it says so."""
+    base, (_, val) = material.base(cli.file_given()), splits
+    told = material.of_run(workdir.resolve().name, run, base, splits, workdir)
+    if last is not None:
+        metrics, results = last
+        cap = run.model.roi.max_detections
+        found = analysis.evaluate(val.annotations, results, cap)
+        shots = material.shots(val, results, run, found["settings"]["score"])
+        told = told._replace(metrics=metrics, found=found, shots=shots)
+    write(told, workdir)
+    print(f"report: {workdir / FILE}")
 
 
 def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:

@@ -201,6 +201,14 @@ def run_of(file: str) -> config.Run:
     return values.config
 
 
+def file_given() -> tuple[str, config.Run] | None:
+    """Name and run of the --config file, without the fields of the command line."""
+    if flags.FLAGS.config is None:
+        return None
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    return Path(file).name, run_of(file)
+
+
 def _check_fields(words: Sequence[str], run: config.Run) -> None:
     """Stops at `--config.*` words that name no field of this run."""
     known = [name for name, _ in config.flatten(run)]

@@ -94,7 +94,7 @@ def draw(
     chips: list[_Chip] = []
     for k in reversed(order):  # the best choose first
         label = int(labels[k])
-        name = _readable(str(class_names[label - 1]), label)
+        name = readable(str(class_names[label - 1]), label)
         tail = "" if scores is None else f" {scores[k]:.2f}"
         text = _fitted(name, tail, pen, picture.width)
         place = _free_place(boxes[k], text, chips, pen=pen, size=picture.size)
@@ -231,7 +231,8 @@ def _pen(height: int, width: int) -> _Pen:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The font inside Pillow, which knows ASCII."""
     return ImageFont.load_default(size)
 
 
@@ -288,8 +289,8 @@ def _grown(box: tuple[int, int, int, int], by: int) -> tuple[int, int, int, int]
 # ---- name tags ---------------------------------------------------------------------
 
 
-def _readable(name: str, label: int) -> str:
-    """The name in letters the font has, or the class's number."""
+def readable(name: str, label: int) -> str:
+    """The name in letters that `font` has, or the class's number."""
     plain = "".join(
         c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c)
     )
@@ -302,18 +303,18 @@ def _readable(name: str, label: int) -> str:
 def _fitted(name: str, tail: str, pen: _Pen, width: int) -> str:
     """The name and its tail, cut with an ellipsis beyond half the picture's width."""
     room = min(width - 2 * pen.pad, max(width // 2, 12 * pen.text))
-    if _font(pen.text).getlength(name + tail) <= room:
+    if font(pen.text).getlength(name + tail) <= room:
         return name + tail
     for length in range(len(name) - 1, 0, -1):
         text = name[:length].rstrip() + "…" + tail
-        if _font(pen.text).getlength(text) <= room:
+        if font(pen.text).getlength(text) <= room:
             return text
     return tail.strip() or name[:1]
 
 
 def _chip_size(text: str, pen: _Pen) -> tuple[int, int]:
-    ascent, descent = _font(pen.text).getmetrics()
-    width = math.ceil(_font(pen.text).getlength(text)) + 2 * pen.pad
+    ascent, descent = font(pen.text).getmetrics()
+    width = math.ceil(font(pen.text).getlength(text)) + 2 * pen.pad
     return width, ascent + descent + pen.pad
 
 
@@ -369,21 +370,21 @@ def _text_color(shade: Color) -> Color:
 def _stamp(canvas: ImageDraw.ImageDraw, chip: _Chip, pen: _Pen) -> None:
     x1, y1, x2, y2 = chip.place
     canvas.rectangle((x1, y1, x2 - 1, y2 - 1), fill=(*chip.color, 235))
-    ascent, descent = _font(pen.text).getmetrics()
+    ascent, descent = font(pen.text).getmetrics()
     base = (y1 + y2 + ascent - descent) // 2
     ink = _text_color(chip.color)
-    canvas.text((x1 + pen.pad, base), chip.text, ink, _font(pen.text), anchor="ls")
+    canvas.text((x1 + pen.pad, base), chip.text, ink, font(pen.text), anchor="ls")
 
 
 def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
     """The picture under a line of text on the neutral ground."""
     height, width = picture.shape[:2]
     size = max(11, round(0.032 * math.sqrt(height * width)))
-    while size > 8 and _font(size).getlength(text) > width:
+    while size > 8 and font(size).getlength(text) > width:
         size -= 1
     band = round(1.7 * size)
     page = Image.new("RGB", (width, height + band), PAPER)
     page.paste(Image.fromarray(picture), (0, band))
     at = (0, band - round(0.5 * size))
-    ImageDraw.Draw(page).text(at, text, INK, _font(size), anchor="ls")
+    ImageDraw.Draw(page).text(at, text, INK, font(size), anchor="ls")
     return np.array(page)

@@ -138,7 +138,7 @@ def test_long_names_are_cut_but_keep_their_score():
     ],
 )
 def test_names_become_letters_the_font_has(name, shown):
-    assert vis._readable(name, 9) == shown
+    assert vis.readable(name, 9) == shown
 
 
 @pytest.mark.parametrize(

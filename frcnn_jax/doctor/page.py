@@ -4,8 +4,6 @@ The file needs no network and no script, is readable on a phone, in the dark and
 printed. All names that come from the data are escaped.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -18,9 +16,10 @@ from frcnn_jax.data import sources, transforms
 from frcnn_jax.data.annotations import is_number
 from frcnn_jax.data.findings import FAULTS, Finding
 from frcnn_jax.data.records import Record
-from frcnn_jax.doctor import pictures, plots, report
+from frcnn_jax.doctor import pictures, report
 from frcnn_jax.doctor.check import Checked, Report
 from frcnn_jax.doctor.statistics import Statistics
+from frcnn_jax.pages import frame, plots
 
 SHOWN = 6  # pictures of each fault
 PLACES = 20  # places named of each fault
@@ -29,36 +28,6 @@ CONTEXT = 160  # pixels shown around a small box, at least
 OTHERS, MARKED = 2, 5  # colours: blue, vermilion
 LEAST = 12  # pixels of a marked box as it is drawn
 CLASSES = 30  # bars
-
-STYLE = """
-:root{--ink:#1d2430;--soft:#5c6675;--line:#d9dde3;--paper:#fff;--bar:#3b74b8;
---error:#b3261e;--warn:#8f5b00;--fix:#2f6b3a}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--line:#343c48;
---paper:#14181e;--bar:#6fa3dd;--error:#ff8a80;--warn:#e8b04a;--fix:#7fc98c}}
-@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--bar:#3b74b8;
---error:#b3261e;--warn:#8f5b00;--fix:#2f6b3a}figure,tr{break-inside:avoid}
-h2,h3{break-after:avoid}}
-*{box-sizing:border-box}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:1000px;margin:0 auto;padding:16px}
-h1{font-size:1.4rem;margin:0;overflow-wrap:anywhere}h2{font-size:1.15rem;
-margin:2rem 0 .5rem;border-bottom:1px solid var(--line)}
-h3{font-size:1rem;margin:1rem 0 .2rem}p{margin:.3rem 0}.soft,.places{color:var(--soft)}
-.verdict{border-left:5px solid;padding:.4rem .8rem;margin:1rem 0;font-weight:600}
-.error{color:var(--error)}.warn{color:var(--warn)}.fix{color:var(--fix)}
-.wide{overflow-x:auto}table{border-collapse:collapse}
-td,th{padding:.1rem .9rem .1rem 0;text-align:right;white-space:pre;
-font-variant-numeric:tabular-nums}td:first-child{text-align:left}
-tr{border-bottom:1px solid var(--line)}
-.grid,.shots{display:flex;flex-wrap:wrap;gap:8px 24px;align-items:flex-start}
-.grid figure{flex:1 1 290px;max-width:470px}
-.shots{gap:10px;margin:.5rem 0}.shots figure{flex:0 1 220px}
-figure{margin:0}figcaption{font-size:.8rem;color:var(--soft);overflow-wrap:anywhere}
-img{width:100%;display:block}svg{width:100%;height:auto}
-svg rect{fill:var(--bar)}svg text{font:11px system-ui,sans-serif;fill:var(--ink)}
-svg .label{fill:var(--soft)}svg .axis{stroke:var(--line)}
-.places{font-size:.85rem;margin:.2rem 0;padding-left:1.1rem;overflow-wrap:anywhere}
-"""
 
 
 def html(found: Report) -> str:
@@ -84,13 +53,7 @@ def html(found: Report) -> str:
         parts += ["<h2>Numbers</h2>", _table(numbers)]
     for one in numbers:
         parts += [f"<h2>{escape(one.name)}</h2>", _plots(one)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )
+    return frame.document(title, parts)
 
 
 def _worst(found: Report) -> str:
@@ -230,7 +193,7 @@ def _shots(places: Sequence[Finding], lookup: _Lookup) -> str:
             told = escape(f"{name}: {place.detail}"[:160] if place.detail else name)
             shots[place.image] = (
                 f'<figure><img alt="picture {escape(name)}"'
-                f' src="data:image/jpeg;base64,{picture}">'
+                f' src="{picture}">'
                 f"<figcaption>{told}</figcaption></figure>"
             )
     return f'<div class="shots">{"".join(shots.values())}</div>' if shots else ""
@@ -246,7 +209,7 @@ def _plain(key: Any) -> bool:
 
 
 def _picture(record: Record, entry: dict | None, max_pixels: int) -> str:
-    """Return a small JPEG of a record in base64, "" for one that cannot be read.
+    """Return the address of a small JPEG of a record, "" for one that cannot be read.
 
     With an annotation, the surroundings of its box, which has another colour than the
     others.
@@ -265,9 +228,7 @@ def _picture(record: Record, entry: dict | None, max_pixels: int) -> str:
         boxes = _grown((boxes - [x1, y1, x1, y1]) * scale, least)
         seen = (boxes[:, 2:] > 0).all(1) & (boxes[:, :2] < size).all(1)
         drawn = vis.outline(drawn, boxes[seen], label)
-    stream = io.BytesIO()
-    Image.fromarray(drawn).save(stream, "JPEG", quality=80, subsampling=0)
-    return base64.b64encode(stream.getvalue()).decode()
+    return frame.data_uri(drawn)
 
 
 def _grown(boxes: np.ndarray, least: float) -> np.ndarray:

@@ -134,16 +134,21 @@ def test_training_says_and_leaves_what_it_should(trained):
     if find_spec("tensorboardX"):
         (events,) = (workdir / "tensorboard").iterdir()
         assert events.read_bytes().count(b"\x89PNG") == 4
+    assert f"report: {workdir / 'report.html'}" in printed
+    page = (workdir / "report.html").read_text(encoding="utf-8")
+    assert "checkpoint of step 8" in page and "without evaluation" not in page
+    assert "fields that differ from demo.py" in page
     kept = {p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()}
     assert kept == {"6", "8"}
 
 
 def test_a_finished_run_stays_as_it_is(trained, root):
     workdir, _ = trained
-    before = (workdir / "metrics.jsonl").read_text()
+    names = ("metrics.jsonl", "report.html")
+    before = [(workdir / name).read_text(encoding="utf-8") for name in names]
     printed = train(workdir, root).stdout
     assert "step 8/8" not in printed and "finished 8 steps" in printed
-    assert (workdir / "metrics.jsonl").read_text() == before
+    assert [(workdir / n).read_text(encoding="utf-8") for n in names] == before
 
 
 def final_state(workdir):
@@ -265,6 +270,12 @@ def test_eval_scores_a_folder_and_draws(trained, tmp_path):
     totals = json.loads((out / "analysis.json").read_text())["totals"]
     assert totals["AP50"] == pytest.approx(scores(out / "eval.json")["AP50"])
     assert all((out / name).exists() for name in analysis.FILES)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"<h1>{workdir.name} at step 8 on val</h1>" in page
+    assert 'id="errors"' in page and 'id="training"' in page
+    drawn = {p.name for p in out.glob("report_*.png")}
+    parts = ("errors", "precision_recall", "training")
+    assert drawn == {f"report_{part}.png" for part in parts}
 
 
 def test_fields_on_the_command_line_win_over_the_folders(trained, tmp_path):

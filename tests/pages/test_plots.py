@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from frcnn_jax.doctor import plots
+from frcnn_jax.pages import plots
 
 
 def test_bars_are_as_long_as_their_values():

@@ -1,0 +1,1 @@
+"""What every page of figures shares: its look, its plots, its pictures."""
