@@ -134,7 +134,10 @@ def test_a_run_answers_as_prediction_does(model, tmp_path):
 
     def direct(image):
         Image.fromarray(image).save(tmp_path / "a.png")
-        ((arrays, _),) = pictures.batches([tmp_path / "a.png"], run.data, 1)
+        looks = views.chosen(run.data, tta=False, tile=0, overlap=0.0)
+        files, bad = [tmp_path / "a.png"], []
+        found = pictures.batches(files, run.data, looks, 1, lambda *x: bad.append(x))
+        ((arrays, _),) = found
         found = predict(variables, distributed.to_batch(arrays, mesh))
         shown = np.asarray(found.labels[0]) > 0
         found = {k: np.asarray(v[0])[shown] for k, v in found._asdict().items()}
