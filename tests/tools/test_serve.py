@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from frcnn_jax import build, labels, runs
-from frcnn_jax.data import pictures, transforms
+from frcnn_jax.data import pictures, transforms, views
 from frcnn_jax.export import detect, stablehlo
 from frcnn_jax.training import distributed, step
 from tools import serve
