@@ -86,16 +86,13 @@ def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
 
 def report(loaded: runs.Trained, data, results, metrics, out: Path) -> None:
     """Writes analysis and page of these results and prints the types of error."""
-    run, score = loaded.run, FLAGS.score
-    cap = run.model.roi.max_detections
-    found = analysis.evaluate(data.annotations, results, cap, score)
-    analysis.save(found, out)
-    print(analysis.table(found))
     title = f"{Path(loaded.source).name} on {data.name}"  # without folders above it
     base = material.base(cli.file_given())
-    told = material.of_run(title, run, base, [data], FLAGS.workdir)
-    shots = material.shots(data, results, run, score)
-    names = write(told._replace(metrics=metrics, found=found, shots=shots), out)
+    told = material.of_run(title, loaded.run, base, [data], FLAGS.workdir)
+    told = material.scored(told, metrics, results, FLAGS.score)
+    analysis.save(told.found, out)
+    print(analysis.table(told.found))
+    names = write(told, out)
     print(f"analysis: {', '.join(str(out / name) for name in analysis.FILES)}")
     print(f"report: {', '.join(str(out / name) for name in names)}")
 

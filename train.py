@@ -20,7 +20,7 @@ from absl import flags
 from frcnn_jax import build, cli, config, dry_run, labels, panels, runs
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
-from frcnn_jax.evaluation import analysis, score
+from frcnn_jax.evaluation import score
 from frcnn_jax.report import material
 from frcnn_jax.report.write import FILE, write
 from frcnn_jax.training import devices, distributed, loop, schedule, tracker
@@ -148,14 +148,10 @@ def draw(run: config.Run, val, results, done: int, log: MetricLog) -> None:
 
 def report(run: config.Run, splits, last, workdir: Path) -> None:
     """Writes the report of a run that is done; without an evaluation it says so."""
-    base, (_, val) = material.base(cli.file_given()), splits
+    base = material.base(cli.file_given())
     told = material.of_run(workdir.resolve().name, run, base, splits, workdir)
     if last is not None:
-        metrics, results = last
-        cap = run.model.roi.max_detections
-        found = analysis.evaluate(val.annotations, results, cap)
-        shots = material.shots(val, results, run, found["settings"]["score"])
-        told = told._replace(metrics=metrics, found=found, shots=shots)
+        told = material.scored(told, *last)
     write(told, workdir)
     print(f"report: {workdir / FILE}")
 

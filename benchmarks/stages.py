@@ -31,7 +31,13 @@ from benchmarks import record, timing, workload  # noqa: E402
 from frcnn_jax import config  # noqa: E402
 from frcnn_jax.detectors import faster_rcnn, network, roi, rpn  # noqa: E402
 from frcnn_jax.ops import sampling  # noqa: E402
-from frcnn_jax.training import distributed, optimizer, schedule, step  # noqa: E402
+from frcnn_jax.training import (  # noqa: E402
+    devices,
+    distributed,
+    optimizer,
+    schedule,
+    step,
+)
 from frcnn_jax.training.state import create  # noqa: E402
 from frcnn_jax.types import Batch  # noqa: E402
 
@@ -44,13 +50,13 @@ class Stages:
     def __init__(self, repeats: int, peak: tuple[float, float]):
         """`peak` is GFLOP/s and GB/s of the device."""
         self.rows: list[dict[str, Any]] = []
-        self._repeats, self._peak = repeats, peak
+        self.repeats, self._peak = repeats, peak
 
     def time(self, name: str, function: Callable, *args: Any) -> Any:
         """Times `function(*args)` on the device; returns what it gives."""
         lowered = jax.jit(function).lower(*args)
         compiled, gflop = lowered.compile(), lowered.cost_analysis()["flops"] / 1e9
-        found, ms = call(lambda: compiled(*args), self._repeats)
+        found, ms = call(lambda: compiled(*args), self.repeats)
         gb = size(jax.tree.leaves((args, found))) / 1e9
         self.add(name, ms, gflop, gb)
         return found
@@ -98,7 +104,7 @@ def main() -> None:
         boxes=asked.boxes,
     )
     variables = jax.device_put(workload.variables(run.model, asked.size, asked.seed))
-    peak = (matmul_gflops(run.model.dtype), copy_gbs())
+    peak = (devices.matmul_gflops(run.model.dtype), copy_gbs())
     stages = Stages(asked.repeats, peak)
     visit = {"infer": prediction, "train": training}[asked.mode]
     whole = statistics.median(visit(stages, run, variables, arrays))
@@ -145,11 +151,11 @@ def prediction(stages: Stages, run: config.Run, variables, arrays) -> list[float
         jax.vmap(detect),
         *(*outputs, proposals, batch.image_hw, batch.scale_xy),
     )
-    _, ms = call(lambda: jax.tree.map(fetch, found), stages._repeats)
+    _, ms = call(lambda: jax.tree.map(fetch, found), stages.repeats)
     stages.add("detections to the host", ms, 0, size(jax.tree.leaves(found)) / 1e9)
     predict = jax.jit(faster_rcnn.make(model).predict)
-    _, ms = call(lambda: distributed.to_host(predict(variables, send_all(arrays))), 3)
-    return ms
+    whole = lambda: distributed.to_host(predict(variables, send_all(arrays)))  # noqa: E731
+    return call(whole, stages.repeats)[1]
 
 
 def training(stages: Stages, run: config.Run, variables, arrays) -> list[float]:
@@ -168,7 +174,9 @@ def training(stages: Stages, run: config.Run, variables, arrays) -> list[float]:
     features = trunk(stages, model, whole, batch, part)
     raw = stages.time(
         "RPN head",
-        pulled(lambda w, maps: apply(model, "propose_raw")(whole(w), maps, hw(batch))),
+        pulled(
+            lambda w, maps: apply(model, "propose_raw")(whole(w), maps, batch.image_hw)
+        ),
         *(part("rpn"), features),
     )[0]
     key, grid = jax.random.key(0), grid_of(model, features)
@@ -187,7 +195,7 @@ def training(stages: Stages, run: config.Run, variables, arrays) -> list[float]:
         name, jax.value_and_grad(stage_one, (0, 1), has_aux=True), *raw
     )
     crop = partial(
-        faster_rcnn.crop, boxes=samples.boxes, image_hw=hw(batch), model=model
+        faster_rcnn.crop, boxes=samples.boxes, image_hw=batch.image_hw, model=model
     )
     crops = stages.time("RoIAlign", crop, features)
     stages.time(
@@ -226,7 +234,7 @@ def update(stages: Stages, run: config.Run, variables, arrays, learns) -> list[f
         state, metrics = take(state, distributed.to_batch(arrays, mesh), key)
         return metrics
 
-    return call(one, stages._repeats)[1]
+    return call(one, stages.repeats)[1]
 
 
 def trunk(stages: Stages, model: config.FasterRCNN, weights, batch: Batch, part=None):
@@ -301,14 +309,9 @@ def per_image(outputs, shape):
     return tuple(x.reshape(*shape, *x.shape[1:]) for x in outputs)
 
 
-def hw(batch: Batch):
-    """Heights and widths of the images."""
-    return batch.image_hw
-
-
 def send(stages: Stages, arrays: dict[str, np.ndarray]) -> Batch:
     """The batch on the device; timed."""
-    batch, ms = call(lambda: send_all(arrays), stages._repeats)
+    batch, ms = call(lambda: send_all(arrays), stages.repeats)
     stages.add("batch to the device", ms, 0, size(list(arrays.values())) / 1e9)
     return batch
 
@@ -321,13 +324,6 @@ def send_all(arrays: dict[str, np.ndarray]) -> Batch:
 def fetch(x: jax.Array) -> np.ndarray:
     """A copy on the host that is not kept for the next time."""
     return np.array(x, copy=True)
-
-
-def matmul_gflops(dtype: str, side: int = 4096) -> float:
-    """GFLOP/s of a large square product, the best of five."""
-    x, product = jnp.ones((side, side), dtype), jax.jit(jnp.matmul)
-    _, ms = call(lambda: product(x, x), 5)
-    return 2 * side**3 / min(ms) / 1e6
 
 
 def copy_gbs(count: int = 2**27) -> float:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from frcnn_jax import build, config
 from frcnn_jax.data import batching
-from frcnn_jax.training import loss_scale, optimizer, step
+from frcnn_jax.training import devices, loss_scale, optimizer, step
 from frcnn_jax.training.distributed import AXIS
 from frcnn_jax.training.log import duration
 from frcnn_jax.training.state import create
@@ -79,7 +78,7 @@ def needs(run: config.Run, mesh: Mesh) -> Needs:
         memory=there,
         memory_of=of,
         steps=steps,
-        peak=matmul_gflops(run.model.dtype) * workers,
+        peak=devices.matmul_gflops(run.model.dtype) * workers,
         notes=(*notes, note),
     )
 
@@ -202,24 +201,6 @@ def memory(mesh: Mesh) -> tuple[int, str]:
         return stats["bytes_limit"], "device"
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return host // len(mesh.local_devices), "host"
-
-
-def matmul_gflops(dtype: str, seconds: float = 0.05) -> float:
-    """GFLOP/s of square matrix products on the first device, the best of a few sizes.
-
-    Sizes double until one product takes `seconds`.
-    """
-    product, best, side, took = jax.jit(jnp.matmul), 0.0, 1024, 0.0
-    while took < seconds and side <= 16384:
-        x = jnp.ones((side, side), dtype)
-        product(x, x).block_until_ready()
-        for _ in range(2):
-            start = time.perf_counter()
-            product(x, x).block_until_ready()
-            took = time.perf_counter() - start
-            best = max(best, 2 * side**3 / took / 1e9)
-        side *= 2
-    return best
 
 
 def table(found: Needs, run: config.Run, mesh: Mesh) -> str:

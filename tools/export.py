@@ -20,7 +20,8 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
-from frcnn_jax import __version__, build, cli, config, dry_run, labels, runs  # noqa: E402
+from frcnn_jax import __version__, build, cli, config, labels, runs  # noqa: E402
+from frcnn_jax.data import views  # noqa: E402
 from frcnn_jax.export import stablehlo  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
     run = cli.checked(cli.with_fields(run))
     model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     named = model.labels or labels.guessed(run)
-    canvases, _ = dry_run.buckets(run.data)
+    canvases = views.canvases(run.data, views.chosen(run.data))
     about = settings(run, named, model.source)
     predict, start = build.detector(run.model).predict, time.perf_counter()
     files = stablehlo.write(

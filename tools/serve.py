@@ -30,10 +30,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
 
-from frcnn_jax import build, cli, config, labels, runs, types  # noqa: E402
-from frcnn_jax.data import pictures, transforms  # noqa: E402
+from frcnn_jax import cli, runs  # noqa: E402
+from frcnn_jax.data import transforms  # noqa: E402
 from frcnn_jax.export import detect  # noqa: E402
-from frcnn_jax.training import devices, distributed, step  # noqa: E402
+from frcnn_jax.prediction.predictor import Predictor  # noqa: E402
+from frcnn_jax.training import devices  # noqa: E402
 
 FLAGS = flags.FLAGS
 PREDICT = "/predict"
@@ -113,26 +114,20 @@ def chosen() -> Served:
     """The detector that the flags name: of a run's folder or of a weights file."""
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
-    model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
-    return of_run(run, model)
+    return of_run(runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint))
 
 
-def of_run(run: config.Run, model: runs.Trained) -> Served:
+def of_run(model: runs.Trained) -> Served:
     """A detector as prediction runs it."""
-    names = (model.labels or labels.guessed(run)).class_names
-    mesh = distributed.make_mesh(1)
-    predict = step.make_predict_step(build.detector(run.model), mesh)
-    variables = distributed.replicate(model.variables, mesh)
+    predictor = Predictor(model, score=0.0)
 
     def call(image, score=None):
-        batch = distributed.to_batch(pictures.alone(image, run.data), mesh)
-        found = distributed.to_host(predict(variables, batch))
-        found = types.Detections(*(part[0] for part in found))
-        shown = (found.labels > 0) & (found.scores >= (score or 0.0))
-        found = types.Detections(*(part[shown] for part in found))
-        return found._asdict() | {"names": [names[n - 1] for n in found.labels]}
+        found = predictor(image).above(score or 0.0)
+        boxes, names = found.xyxy, found.names.tolist()
+        kept = {"boxes": boxes, "scores": found.scores, "labels": found.labels}
+        return kept | {"names": names}
 
-    return Served(model.source, tuple(names), pictures.canvases(run.data), call)
+    return Served(model.source, predictor.class_names, predictor.canvases, call)
 
 
 def warm(served: Served) -> None:

@@ -294,19 +294,12 @@ def eval_batches(
     )
 
 
-def load_image(path: str | Path, data: config.Data) -> Sample:
-    """Read a bare picture as a sample without boxes, at `data.eval_short_side`.
-
-    Its image_id is 0; number several with `_replace(image_id=i)`. Buckets for such
-    samples follow from their resized sizes: resizing again changes nothing. Raises
-    BadImage.
-    """
-    image = transforms.decode(Path(path), data.max_image_pixels)
-    return image_sample(image, data, Drawn(data.eval_short_side))
-
-
 def image_sample(image: np.ndarray, data: config.Data, drawn: Drawn) -> Sample:
-    """Turn uint8 RGB [H, W, 3] into a sample without boxes and with the image_id 0."""
+    """Turn uint8 RGB [H, W, 3] into a sample without boxes and with the image_id 0.
+
+    Buckets for such samples follow from their resized sizes: resizing again changes
+    nothing.
+    """
     h, w = image.shape[:2]
     none = np.zeros(0, np.int32)
     boxes = np.zeros((0, 4), np.float32)

@@ -159,19 +159,6 @@ def batches(
         yield _batch(rows, canvases[which], batch_size)
 
 
-def alone(image: np.ndarray, data: config.Data) -> dict[str, np.ndarray]:
-    """Arrays of a batch of one decoded picture, on the canvas `batches` gives it."""
-    looks = views.chosen(data, tta=False, tile=0, overlap=0.0)
-    ((sample, _),) = _views(0, image, data, looks)
-    sizes = views.canvases(data, looks)
-    return _batch([(sample, None)], sizes[_canvas(sample, sizes, data)], 1)[0]
-
-
-def canvases(data: config.Data) -> tuple[tuple[int, int], ...]:
-    """The canvases that `alone` puts pictures on."""
-    return views.canvases(data, views.chosen(data, tta=False, tile=0, overlap=0.0))
-
-
 def _ahead(count: int, load: Callable, threads: int, ahead: int) -> Iterator:
     """load(0), load(1), ... in order, computed by threads before they are asked for."""
     cv2.setNumThreads(1)  # our threads each take a picture; OpenCV's would compete

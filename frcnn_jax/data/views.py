@@ -37,7 +37,9 @@ class Looks(NamedTuple):
         return len(self.short_sides) * len(self.flips)
 
 
-def chosen(data: config.Data, *, tta: bool, tile: int, overlap: float) -> Looks:
+def chosen(
+    data: config.Data, *, tta: bool = False, tile: int = 0, overlap: float = 0.0
+) -> Looks:
     """The views to take of every picture: one of the whole, as in scoring, or more.
 
     `tta` adds the short sides of training and mirrors all; `tile` > 0 adds tiles of so

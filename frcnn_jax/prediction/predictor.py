@@ -80,6 +80,11 @@ class Predictor:
         """What the classes of the model are called, label 1 first."""
         return self.labels.class_names
 
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """Heights and widths of the canvases, a program each."""
+        return views.canvases(self.run.data, self._looks)
+
     def __call__(self, images: Any) -> Found | list[Found]:
         """Find objects on a picture, or on each of a list of them.
 

@@ -1,6 +1,7 @@
 """What a report tells of: a run's figures, data, settings, and its worst pictures."""
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from PIL import Image
 from frcnn_jax import config, vis
 from frcnn_jax.data import transforms
 from frcnn_jax.data.records import Dataset
+from frcnn_jax.evaluation import analysis, worst
 from frcnn_jax.evaluation import results as rows_of
-from frcnn_jax.evaluation import worst
-from frcnn_jax.training import about
+from frcnn_jax.training import about, log
 
 SIDE = 480  # pixels of the longer side of a picture, half of what is drawn
 
@@ -70,9 +71,27 @@ def of_run(
     for a model of another origin.
     """
     folder = None if workdir is None else Path(workdir)
-    history = [] if folder is None else _history(folder / "metrics.jsonl")
+    history = []
+    if folder is not None:
+        history = log.lines_until(folder / "metrics.jsonl", math.inf)
     then = {} if folder is None else _content(folder / "config.json")
     return Material(title, run, base, data, history, versions(then), hardware())
+
+
+def scored(
+    told: Material,
+    metrics: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    score: float = 0.5,
+) -> Material:
+    """Add what COCO results say of the scored split, and its worst pictures.
+
+    `score` is that of `analysis.evaluate`: what confusion and pictures begin at.
+    """
+    data, cap = told.data[-1], told.run.model.roi.max_detections
+    found = analysis.evaluate(data.annotations, results, cap, score)
+    drawn = shots(data, results, told.run, score)
+    return told._replace(metrics=metrics, found=found, shots=drawn)
 
 
 def shots(
@@ -133,18 +152,3 @@ def hardware() -> list[tuple[str, str]]:
 
 def _content(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    """The lines of the log; one cut short by a kill is left out, as training does."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines

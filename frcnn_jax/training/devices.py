@@ -1,11 +1,13 @@
-"""Which kind of device JAX found, and why it is not the one that was meant."""
+"""Which kind of device JAX found, why not the one that was meant, and its speed."""
 
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 # What a machine with an accelerator, or made for one, has: device files and packages.
 FILES = {
@@ -79,6 +81,24 @@ def cause(kind: str) -> str:
     except RuntimeError as error:
         return first_line(error)
     return f"set JAX_PLATFORMS={'cuda' if kind == 'gpu' else kind}"
+
+
+def matmul_gflops(dtype: str, seconds: float = 0.05) -> float:
+    """GFLOP/s of square matrix products on the first device, the best of a few sizes.
+
+    Sizes double until one product takes `seconds`.
+    """
+    product, best, side, took = jax.jit(jnp.matmul), 0.0, 1024, 0.0
+    while took < seconds and side <= 16384:
+        x = jnp.ones((side, side), dtype)
+        product(x, x).block_until_ready()
+        for _ in range(2):
+            start = time.perf_counter()
+            product(x, x).block_until_ready()
+            took = time.perf_counter() - start
+            best = max(best, 2 * side**3 / took / 1e9)
+        side *= 2
+    return best
 
 
 def first_line(error: BaseException) -> str:

@@ -55,7 +55,7 @@ class MetricLog:
         self._tracker = Tracker(workdir, wandb, settings or {}) if asked else None
         path = Path(workdir) / "metrics.jsonl"
         # Read by every process, so that all know the same scores.
-        kept = _lines_until(path, start_step)
+        kept = lines_until(path, start_step)
         self._scores = {x["step"]: x[SCORE] for x in kept if SCORE in x}
         if path.is_file() and not quiet:
             new = path.with_suffix(".tmp")
@@ -111,8 +111,11 @@ class MetricLog:
                 other.close()
 
 
-def _lines_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """The lines up to a step. One cut short by a kill, or damaged, is left out."""
+def lines_until(path: Path, step: float) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl up to a step; [] without the file.
+
+    One that a kill cut short is left out, and one that is damaged told as well.
+    """
     if not path.is_file():
         return []
     kept, lines = [], path.read_text(errors="replace").splitlines()

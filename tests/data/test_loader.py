@@ -14,6 +14,7 @@ from PIL import Image
 
 from frcnn_jax import config
 from frcnn_jax.data import batching, loader
+from frcnn_jax.data.augment import Drawn
 from frcnn_jax.data.records import Dataset, Record
 from frcnn_jax.data.transforms import BadImage, decode
 
@@ -284,9 +285,10 @@ def test_wrong_sizes_are_counted_or_refused(pictures):
 
 def test_a_bare_picture_becomes_a_sample(pictures):
     samples = [
-        loader.load_image(pictures.records[i].path, DATA)._replace(image_id=i)
-        for i in range(3)
+        loader.image_sample(decode(record.path), DATA, Drawn(DATA.eval_short_side))
+        for record in pictures.records[:3]
     ]
+    samples = [sample._replace(image_id=i) for i, sample in enumerate(samples)]
     sizes = [s.image.shape[:2] for s in samples]
     assert sizes == [(40, 80), (50, 40), (40, 80)]
     buckets = batching.choose_buckets(sizes, DATA, short_side=DATA.eval_short_side)
@@ -296,11 +298,6 @@ def test_a_bare_picture_becomes_a_sample(pictures):
     original = batch["image_hw"][:3] / batch["scale_xy"][:3, ::-1]
     np.testing.assert_allclose(original, [WIDE, TALL, WIDE], rtol=1e-6)
     assert not batch["labels"].any()
-
-
-def test_a_missing_picture_is_named(tmp_path):
-    with pytest.raises(BadImage, match="none.jpg"):
-        loader.load_image(tmp_path / "none.jpg", DATA)
 
 
 # ---- the process

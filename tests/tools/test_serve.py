@@ -134,7 +134,7 @@ def test_a_run_answers_as_prediction_does(model, tmp_path):
 
     def direct(image):
         Image.fromarray(image).save(tmp_path / "a.png")
-        looks = views.chosen(run.data, tta=False, tile=0, overlap=0.0)
+        looks = views.chosen(run.data)
         files, bad = [tmp_path / "a.png"], []
         found = pictures.batches(files, run.data, looks, 1, lambda *x: bad.append(x))
         ((arrays, _),) = found
@@ -145,7 +145,7 @@ def test_a_run_answers_as_prediction_does(model, tmp_path):
 
     named = labels.Labels(NAMES, tuple(range(1, 6)))
     loaded = runs.Trained(run, named, variables, "somewhere", 3)
-    check_answers(serve.of_run(run, loaded), direct)
+    check_answers(serve.of_run(loaded), direct)
 
 
 def test_one_call_at_a_time():

@@ -66,3 +66,8 @@ def test_a_fall_back_to_the_cpu_is_one_loud_line(tmp_path):
     said = devices.fallback("tpu", tmp_path)
     assert said.startswith("warning: RUNNING ON THE CPU, though there is /dev/accel0")
     assert "--require=tpu" in said and "\n" not in said
+
+
+def test_the_speed_of_products_is_plausible():
+    speed = devices.matmul_gflops("float32", seconds=0.001)
+    assert 0.1 < speed < 1e6
