@@ -1,4 +1,6 @@
-"""Convolution against torch's definition, and its quick weight gradient."""
+"""Convolution against torch's definition, and its quick forms on CPUs."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -63,23 +65,61 @@ SHAPES = [  # images, height, width, kernel, stride, dilation
 ]
 
 
+def gradients(function, x, kernel, up):
+    loss = lambda x, kernel: (function(x, kernel) * up).sum()  # noqa: E731
+    return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+
+
+def check_against_xla(rng, x, kernel, **how):
+    """Ours gives XLA's numbers, forward and both gradients."""
+    x, kernel = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in (x, kernel))
+    ours, xlas = (
+        partial(f, **how) for f in (convolution.convolve, convolution._convolve)
+    )
+    out = xlas(x, kernel)
+    up = jnp.asarray(rng.standard_normal(out.shape), jnp.float32)
+    found = ours(x, kernel), *gradients(ours, x, kernel, up)
+    wanted = out, *gradients(xlas, x, kernel, up)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gradients_equal_xlas(rng, shape):
     images, height, width, size, stride, dilation = shape
-    x = jnp.asarray(rng.standard_normal((images, height, width, 5)), jnp.float32)
-    kernel = jnp.asarray(rng.standard_normal((size, size, 5, 6)), jnp.float32)
     how = {"stride": stride, "dilation": dilation}
-    out = jax.eval_shape(lambda *a: convolution.convolve(*a, **how), x, kernel)
-    up = jnp.asarray(rng.standard_normal(out.shape), jnp.float32)
+    check_against_xla(rng, (images, height, width, 5), (size, size, 5, 6), **how)
 
-    def gradients(function):
-        loss = lambda x, kernel: (function(x, kernel, **how) * up).sum()  # noqa: E731
-        return jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
 
-    ours = gradients(convolution.convolve)
-    xlas = gradients(convolution._convolve)
-    for a, b in zip(ours, xlas, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+GROUPS = [  # channels, features, groups, kernel, stride, dilation
+    (64, 64, 32, 3, 1, 1),  # ResNeXt: some groups at a time
+    (96, 96, 3, 3, 2, 1),  # wide groups: each by itself
+    (8, 12, 4, 3, 2, 2),  # all groups at once
+    (6, 6, 3, 1, 2, 1),
+    (5, 5, 5, 3, 1, 1),  # depthwise
+    (5, 5, 5, 5, 2, 1),
+    (4, 4, 4, 3, 2, 2),
+    (3, 6, 3, 3, 1, 1),  # two features of each channel
+]
+
+
+@pytest.mark.parametrize("case", GROUPS, ids=str)
+def test_groups_equal_xlas(rng, case):
+    channels, features, groups, size, stride, dilation = case
+    how = {"stride": stride, "dilation": dilation, "groups": groups}
+    kernel = (size, size, channels // groups, features)
+    check_against_xla(rng, (2, 7, 9, channels), kernel, **how)
+
+
+def test_depthwise_sums_of_half_precision_are_full(rng):
+    x = jnp.asarray(rng.standard_normal((1, 9, 9, 4)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.standard_normal((5, 5, 1, 4)), jnp.bfloat16)
+    ours = convolution.convolve(x, kernel, groups=4)
+    exact = convolution.convolve(
+        *(a.astype(jnp.float32) for a in (x, kernel)), groups=4
+    )
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(ours, exact.astype(jnp.bfloat16))
 
 
 def test_gradients_of_half_precision_are_summed_in_full(rng):
