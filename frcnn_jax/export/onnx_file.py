@@ -1,6 +1,6 @@
 """A detector as ONNX files, one for each canvas size, and their check in onnxruntime.
 
-Needs `onnx`, the check `onnxruntime` too. What is written is read by `detect_onnx.py`,
+Needs `onnx`, the check `onnxruntime` too. What is written is read by `detect.py`,
 which goes along into the folder.
 """
 
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from frcnn_jax.export import detect_onnx, stablehlo
+from frcnn_jax.export import detect, stablehlo
 from frcnn_jax.types import Batch, Detections, Variables
 
 NEEDED = ("onnx", "onnxruntime")
@@ -31,7 +31,7 @@ def write(
     canvases: Sequence[stablehlo.Canvas],
     about: Mapping[str, Any],
 ) -> list[Path]:
-    """Writes files, `about.json` and `detect_onnx.py`; returns the files.
+    """Writes files, `about.json` and `detect.py`; returns the files.
 
     Arguments as in `stablehlo.write`. Each file holds the weights. Errors:
     FileExistsError where the folder is not empty, ValueError without the libraries or
@@ -51,7 +51,7 @@ def write(
         files[-1].write_bytes(proto.SerializeToString())
     told = {**about, "canvases": list(canvases), "format": "onnx"}
     (folder / "about.json").write_text(json.dumps(told, indent=1) + "\n")
-    shutil.copy(detect_onnx.__file__, folder / "detect_onnx.py")
+    shutil.copy(detect.__file__, folder / "detect.py")
     return files
 
 
@@ -73,8 +73,8 @@ def model(
     traced = jax.make_jaxpr(stablehlo.calls(predict))(flat, image, pair, pair)
     inner = [v.aval for v in traced.jaxpr.invars[len(flat) :]]
     graph = onnx_graph.Graph()
-    names = ("canvas", "image_hw", "scale_xy")
-    inputs = [graph.made(n, aval) for n, aval in zip(names, inner, strict=True)]
+    names = zip(detect.INPUTS, inner, strict=True)
+    inputs = [graph.made(name, aval) for name, aval in names]
     weights = [graph.known(array) for array in flat.values()]
     consts = [graph.known(x) for x in traced.consts]
     found = graph.run(traced.jaxpr, consts, [*weights, *inputs])
@@ -109,7 +109,7 @@ def check(
     within `PIXELS` and `SCORE`, and the largest differences of the others. Errors:
     ValueError where more than a share of `UNMATCHED` have no partner.
     """
-    read = detect_onnx.Detector(folder)
+    read = detect.Detector(folder)
     flat = traverse_util.flatten_dict(variables, sep="/")
     direct = jax.jit(stablehlo.calls(predict))
     told = {"detections": 0, "unmatched": 0, "pixels": 0.0, "score": 0.0}

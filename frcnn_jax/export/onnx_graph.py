@@ -150,7 +150,9 @@ class Graph:
         found = eqn.primitive.bind(*map(jax.numpy.asarray, arrays), **eqn.params)
         found = found if eqn.primitive.multiple_results else [found]
         shapes = [tuple(v.aval.shape) for v in eqn.outvars]
-        return [self.known(np.asarray(x), s) for x, s in zip(found, shapes, strict=True)]
+        return [
+            self.known(np.asarray(x), s) for x, s in zip(found, shapes, strict=True)
+        ]
 
     def _while(self, params, inputs: list[Value]) -> list[Value]:
         split = np.cumsum([params["cond_nconsts"], params["body_nconsts"]])

@@ -245,9 +245,7 @@ def _max_pool(graph, eqn, inputs):
         strides=list(map(int, p["window_strides"][1:3])),
         pads=list(map(int, (*low, *high))),
     )
-    return graph.made(
-        graph.op("Transpose", y, perm=[0, 2, 3, 1]), eqn.outvars[0].aval
-    )
+    return graph.made(graph.op("Transpose", y, perm=[0, 2, 3, 1]), eqn.outvars[0].aval)
 
 
 def _dot(graph, eqn, inputs):
@@ -338,7 +336,9 @@ def _scatter(graph, eqn, inputs):
     count, aval = x.shape[-1], eqn.outvars[0].aval
     rows = graph.op("Reshape", graph.full(index), np.int64(index.shape[:-1]))
     outside = graph.op(
-        "Or", graph.op("Less", rows, np.int32(0)), graph.op("Greater", rows, np.int32(count))
+        "Or",
+        graph.op("Less", rows, np.int32(0)),
+        graph.op("Greater", rows, np.int32(count)),
     )
     rows = graph.op("Where", outside, np.int32(count), rows)
     pads = np.int64([*[0] * (2 * last + 1), 1])
