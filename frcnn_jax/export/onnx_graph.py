@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 
 OPSET = 20
 LARGEST = 2**20  # elements that are computed here rather than by the program
+SHORT = ("bfloat16", "float16")
 CALLS = ("jit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat")
 
 
@@ -124,6 +125,8 @@ class Graph:
         from frcnn_jax.export import onnx_ops  # it imports this file
 
         kind = eqn.primitive.name
+        if any(str(v.aval.dtype) in SHORT for v in eqn.outvars):
+            raise ValueError("ONNX is in float32: add --config.model.dtype=float32")
         if kind in CALLS:
             body = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
             return self._closed(body, inputs)

@@ -155,6 +155,8 @@ def test_primitives_mean_the_same(name):
 def test_what_has_no_translation_is_named():
     with pytest.raises(ValueError, match="no translation to ONNX for JAX's primitive"):
         run(lambda x: jnp.linalg.cholesky(x), np.eye(3, dtype=np.float32))
+    with pytest.raises(ValueError, match="add --config.model.dtype=float32"):
+        run(lambda x: x.astype(jnp.bfloat16) + 1, VECTOR)
 
 
 def test_missing_libraries_are_named(model, tmp_path, monkeypatch):
