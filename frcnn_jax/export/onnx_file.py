@@ -64,7 +64,7 @@ def model(
     import onnx
     from onnx import helper
 
-    from frcnn_jax.export import onnx_graph
+    from frcnn_jax.export import onnx_graph, onnx_ops
 
     flat = traverse_util.flatten_dict(variables, sep="/")
     flat = {name: np.asarray(array) for name, array in sorted(flat.items())}
@@ -72,7 +72,7 @@ def model(
     image = jax.ShapeDtypeStruct((1, *canvas, 3), np.uint8)
     traced = jax.make_jaxpr(stablehlo.calls(predict))(flat, image, pair, pair)
     inner = [v.aval for v in traced.jaxpr.invars[len(flat) :]]
-    graph = onnx_graph.Graph()
+    graph = onnx_graph.Graph(onnx_ops.RULES)
     names = zip(detect.INPUTS, inner, strict=True)
     inputs = [graph.made(name, aval) for name, aval in names]
     weights = [graph.known(array) for array in flat.values()]

@@ -8,9 +8,9 @@ may hold ones where its array in JAX is repeated. A convolution waits for the co
 that multiply it and are added to it, which go into its kernel and bias.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend.core as jex
@@ -36,11 +36,20 @@ class Value:
     conv: Any = None  # (input, kernel OIHW, bias, attributes), not yet written
 
 
+class Rules(NamedTuple):
+    """How primitives are translated; each takes the graph, an equation, its inputs."""
+
+    alike: Mapping[str, str]  # ONNX's operators of the same meaning
+    elementwise: Callable[..., Value]  # for those
+    others: Mapping[str, Callable]
+
+
 class Graph:
     """The nodes written so far; bodies of loops share constants and names."""
 
-    def __init__(self, outer: "Graph | None" = None):
+    def __init__(self, rules: Rules, outer: "Graph | None" = None):
         """A graph, or the body of a loop inside `outer`."""
+        self.rules = rules
         self.nodes: list[onnx.NodeProto] = []
         self._written: dict[int, tuple[Any, str]] = {}  # convolutions
         self.root = self if outer is None else outer.root
@@ -122,8 +131,6 @@ class Graph:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn, inputs: list[Value]) -> list[Value]:
-        from frcnn_jax.export import onnx_ops  # it imports this file
-
         kind = eqn.primitive.name
         if any(str(v.aval.dtype) in SHORT for v in eqn.outvars):
             raise ValueError("ONNX is in float32: add --config.model.dtype=float32")
@@ -136,12 +143,12 @@ class Graph:
             return self._scan(eqn, inputs)
         if all(x.array is not None for x in inputs) and kind != "broadcast_in_dim":
             if all(np.prod(v.aval.shape) <= LARGEST for v in eqn.outvars):
-                return self._computed(eqn, inputs, kind in onnx_ops.ELEMENTWISE)
-        if kind in onnx_ops.ELEMENTWISE:
-            return [onnx_ops.elementwise(self, eqn, inputs)]
-        if kind not in onnx_ops.TRANSLATED:
+                return self._computed(eqn, inputs, kind in self.rules.alike)
+        if kind in self.rules.alike:
+            return [self.rules.elementwise(self, eqn, inputs)]
+        if kind not in self.rules.others:
             raise ValueError(f"no translation to ONNX for JAX's primitive {kind}")
-        found = onnx_ops.TRANSLATED[kind](self, eqn, inputs)
+        found = self.rules.others[kind](self, eqn, inputs)
         return found if isinstance(found, list) else [found]
 
     def _computed(self, eqn, inputs, elementwise: bool) -> list[Value]:
@@ -168,7 +175,7 @@ class Graph:
             return graph._closed(params["cond_jaxpr"], [*cond_consts, *values])[0]
 
         first = self._any(goes_on(self, state))
-        body = Graph(self)
+        body = Graph(self.rules, self)
         own = [self.made(self.fresh("state"), v.aval) for v in inner.jaxpr.outvars]
         after = body._closed(inner, [*body_consts, *own])
         on = goes_on(body, own)
@@ -226,7 +233,7 @@ class Graph:
         held, carried = params["num_consts"], params["num_carry"]
         consts = self._named(inputs[:held])
         rest, inner = inputs[held:], params["jaxpr"]
-        body = Graph(self)
+        body = Graph(self.rules, self)
         avals = [v.aval for v in inner.jaxpr.invars[held:]]
         own = [self.made(self.fresh("part"), aval) for aval in avals]
         after = body._closed(inner, [*consts, *own])

@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from onnx import helper
 
-from frcnn_jax.export.onnx_graph import Graph, Value
+from frcnn_jax.export.onnx_graph import Graph, Rules, Value
 
 # Operators of the same meaning on arrays of one shape.
 ELEMENTWISE = {
@@ -384,3 +384,4 @@ TRANSLATED = {
     "top_k": _top_k,
     "transpose": _transpose,
 }
+RULES = Rules(ELEMENTWISE, elementwise, TRANSLATED)

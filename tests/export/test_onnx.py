@@ -17,7 +17,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import helper  # noqa: E402
 
-from frcnn_jax.export import onnx_graph  # noqa: E402
+from frcnn_jax.export import onnx_graph, onnx_ops  # noqa: E402
 
 CANVAS = (64, 96)
 ABOUT = {
@@ -78,7 +78,7 @@ def run(function, *arrays):
     """What onnxruntime makes of a function."""
     import onnxruntime
 
-    traced, graph = jax.make_jaxpr(function)(*arrays), onnx_graph.Graph()
+    traced, graph = jax.make_jaxpr(function)(*arrays), onnx_graph.Graph(onnx_ops.RULES)
     names = [f"input{i}" for i in range(len(arrays))]
     inputs = [
         graph.made(n, v.aval) for n, v in zip(names, traced.jaxpr.invars, strict=True)
