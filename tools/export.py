@@ -1,10 +1,12 @@
-"""Exports a detector to StableHLO: python tools/export.py --workdir=DIR --out=FOLDER.
+"""Exports a detector: python tools/export.py --workdir=DIR --out=FOLDER.
 
 Instead of a workdir: --weights=FILE or a published name, with --config where the file
 carries none. FOLDER then holds one program for each canvas size (uint8 picture in,
 boxes, scores and labels out; for CPUs, NVIDIA GPUs and TPUs alike), the weights, a
 model card and `detect.py`, which runs them with JAX and numpy alone. Every program is
-read back and compared with the detector, bit for bit, before this says done.
+read back and compared with the detector, bit for bit, before this says done. With
+--format=onnx the programs are for onnxruntime and compared to within a tolerance, on
+pictures of --images=FOLDER where given.
 """
 
 import json
@@ -19,10 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs uninstalled
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from absl import flags  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from frcnn_jax import __version__, build, cli, config, labels, runs  # noqa: E402
 from frcnn_jax.data import views  # noqa: E402
-from frcnn_jax.export import stablehlo  # noqa: E402
+from frcnn_jax.export import onnx_file, stablehlo  # noqa: E402
 
 FLAGS = flags.FLAGS
 
@@ -37,18 +40,48 @@ def main(argv: list[str]) -> None:
     canvases = views.canvases(run.data, views.chosen(run.data))
     about = settings(run, named, model.source)
     predict, start = build.detector(run.model).predict, time.perf_counter()
-    files = stablehlo.write(
-        out, predict, model.variables, canvases, about, FLAGS.platforms
-    )
+    what = predict, model.variables
+    pictures = [noise(canvases)]
+    if FLAGS.format == "onnx":
+        pictures = photos() or pictures
+        files = onnx_file.write(out, *what, canvases, about)
+    else:
+        files = stablehlo.write(out, *what, canvases, about, FLAGS.platforms)
     (out / "README.md").write_text(card(run, named, model))
     sizes = ", ".join(f"{f.name} {f.stat().st_size / 2**20:.1f} MiB" for f in files)
     print(f"{model.source}: {sizes} in {time.perf_counter() - start:.1f} s", flush=True)
-    seen = stablehlo.check(out, predict, model.variables, noise(canvases))
+    if FLAGS.format == "onnx":
+        print(compared(onnx_file.check(out, *what, pictures)))
+        print(f"{out}: for onnxruntime; see {out / 'README.md'}")
+        return
+    seen = stablehlo.check(out, *what, *pictures)
     print(
         f"read back and run on {jax.devices()[0].platform}: the same bits as the"
         f" detector in all of {seen} detections on noise\n{out}: for"
         f" {', '.join(FLAGS.platforms)}; see {out / 'README.md'}"
     )
+
+
+def compared(told: dict[str, float]) -> str:
+    """The line of `onnx_file.check`."""
+    return (
+        f"read back and run in onnxruntime: {told['detections'] - told['unmatched']} of"
+        f" {told['detections']} detections on"
+        f" {'pictures' if FLAGS.images else 'noise'} are the detector's, to"
+        f" {told['pixels']:.1e} pixels and {told['score']:.1e} of score (allowed:"
+        f" {onnx_file.PIXELS:g} and {onnx_file.SCORE:g})"
+    )
+
+
+def photos() -> list[np.ndarray]:
+    """The pictures to compare on, at most eight of them."""
+    if not FLAGS.images:
+        return []
+    kinds = (".jpg", ".jpeg", ".png")
+    files = [f for f in sorted(Path(FLAGS.images).rglob("*")) if f.suffix in kinds]
+    if not files:
+        raise FileNotFoundError(f"--images={FLAGS.images} has no .jpg or .png")
+    return [np.asarray(Image.open(file).convert("RGB")) for file in files[:8]]
 
 
 def settings(run: config.Run, named: labels.Labels, source: str) -> dict[str, object]:
@@ -78,6 +111,8 @@ def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
     trunk = type(model_section.backbone).__name__
     depth = getattr(model_section.backbone, "depth", "")
     neck = "" if model_section.fpn is None else " with FPN"
+    onnx = FLAGS.format == "onnx"
+    libraries = "onnxruntime numpy" if onnx else "jax flatbuffers numpy"
     names = list(named.class_names)
     shown = ", ".join(names[:20]) + (
         f" and {len(names) - 20} more" if names[20:] else ""
@@ -95,9 +130,10 @@ def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
 - AP: {scored}
 - pictures: uint8 RGB, short side {data.eval_short_side}, long side at most
   {data.max_side}, resized by "{data.resize}"; normalised inside the program
+- programs: {"ONNX, float32" if onnx else "StableHLO"}
 - code: Apache-2.0
 
-    pip install jax flatbuffers numpy
+    pip install {libraries}
 
     from detect import Detector
     detect = Detector(".")
@@ -121,6 +157,8 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
     )
+    flags.DEFINE_enum("format", "stablehlo", ["stablehlo", "onnx"], "Of programs.")
+    flags.DEFINE_string("images", None, "Folder of pictures to compare ONNX on.")
     flags.DEFINE_list("platforms", list(stablehlo.PLATFORMS), "What it is to run on.")
     flags.DEFINE_string("data_license", None, "Licence of the training data, as given.")
     cli.run(main)

@@ -33,6 +33,7 @@ FILES = (
     "compile",
     "convert",
     "data",
+    "export",
     "growth",
     "scaling",
     "stages",
@@ -95,6 +96,14 @@ SECTIONS = (
         "Cold start",
         "First call of a process without and with JAX's compilation cache.",
         tables.started,
+    ),
+    (
+        "Exports",
+        "Each form in processes of its own (`benchmarks/export.py`): what its files"
+        " weigh, from the start of the process to the first detections, without and"
+        " with JAX's compilation cache, then one image at a time. "
+        "[export.md](export.md) says how they are made.",
+        tables.exported,
     ),
 )
 

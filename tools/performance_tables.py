@@ -357,3 +357,31 @@ def started() -> str:
             )
         ),
     )
+
+
+def exported() -> str:
+    """The forms in which a detector can be taken along."""
+    called = {
+        "predict": "this project",
+        "stablehlo": "StableHLO",
+        "onnx": "ONNX, onnxruntime",
+    }
+    return table(
+        " form| configuration|MB|cold start s|with cache s|ms an image"
+        "| on| day| commit",
+        (
+            [
+                called[name],
+                f"{line['config']}, {setting(line)}",
+                "" if form["mb"] is None else f"{form['mb']:.0f}",
+                f"{form['cold_s']:.1f}",
+                "" if form["cached_s"] is None else f"{form['cached_s']:.1f}",
+                span([form["min_ms"], form["max_ms"]], form["median_ms"]),
+                *source(line),
+            ]
+            for line in newest(
+                lines("export"), "config", "size", "batch", "dtype", "precision"
+            )
+            for name, form in line["forms"].items()
+        ),
+    )

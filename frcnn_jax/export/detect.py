@@ -1,33 +1,38 @@
-"""Runs an exported detector: this file, numpy and JAX (with flatbuffers) are enough.
+"""Runs an exported detector: this file, numpy and what runs the programs are enough.
+
+That is JAX with flatbuffers for StableHLO, onnxruntime for ONNX.
 
     from detect import Detector
     detect = Detector("folder")
     found = detect(image)  # uint8 RGB [h, w, 3], any size
     found["boxes"], found["scores"], found["names"]
 
-The folder has one program for each canvas size, `weights.npz`, `about.json` and this
-file. Pictures are resized bilinearly in float, which gives the levels of the resizing
-that the detector was trained with to within one level, unless `about.json` says "pil",
-which also filters when it shrinks: resize those yourself and call `run`.
+The folder has one program for each canvas size, `about.json` and this file, and beside
+StableHLO `weights.npz`; ONNX files hold the weights themselves. Pictures are resized
+bilinearly in float, which gives the levels of the resizing that the detector was
+trained with to within one level, unless `about.json` says "pil", which also filters
+when it shrinks: resize those yourself and call `run`.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
-import jax
-import jax.export
 import numpy as np
+
+INPUTS = ("canvas", "image_hw", "scale_xy")  # by these names in ONNX
 
 
 class Detector:
     """A detector read from an export folder; calls after the first are quick."""
 
     def __init__(self, folder):
-        """Reads weights and settings; programs are read when they are needed."""
+        """Reads settings and weights; programs are read when they are needed."""
         self.folder = Path(folder)
         self.about = json.loads((self.folder / "about.json").read_text())
-        with np.load(self.folder / "weights.npz") as arrays:
-            self.weights = jax.device_put(dict(arrays.items()))
+        onnx = self.about.get("format") == "onnx"
+        self._program = _onnx if onnx else _stablehlo(self.folder)
+        self._suffix = "onnx" if onnx else "stablehlo"
         self._programs = {}
 
     def __call__(self, image, score=None):
@@ -65,10 +70,9 @@ class Detector:
         """
         size = f"{canvas.shape[1]}x{canvas.shape[2]}"
         if size not in self._programs:
-            file = self.folder / f"{size}.stablehlo"
-            program = jax.export.deserialize(bytearray(file.read_bytes()))
-            self._programs[size] = jax.jit(program.call)
-        found = self._programs[size](self.weights, canvas, image_hw, scale_xy)
+            file = self.folder / f"{size}.{self._suffix}"
+            self._programs[size] = self._program(file)
+        found = self._programs[size](canvas, image_hw, scale_xy)
         return tuple(np.asarray(x) for x in found)
 
     def target_hw(self, h, w):
@@ -85,6 +89,29 @@ class Detector:
         if not fits:
             raise ValueError(f"{h}x{w} pixels fit into none of the canvases {sizes}")
         return min(fits)[1:]
+
+
+def _stablehlo(folder):
+    """What makes a function of a StableHLO file, with the folder's weights in it."""
+    import jax
+    import jax.export
+
+    with np.load(folder / "weights.npz") as arrays:
+        weights = jax.device_put(dict(arrays.items()))
+
+    def read(file):
+        program = jax.export.deserialize(bytearray(file.read_bytes()))
+        return partial(jax.jit(program.call), weights)
+
+    return read
+
+
+def _onnx(file):
+    """A function of an ONNX file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file))
+    return lambda *arrays: session.run(None, dict(zip(INPUTS, arrays, strict=True)))
 
 
 def resized(image, hw):

@@ -153,6 +153,18 @@ def test_compiling_is_timed_cold_and_from_the_cache(tiny, tmp_path):
     assert [json.loads(text) for text in stored] == [line]
 
 
+def test_exports_are_weighed_started_and_timed(tiny, tmp_path):
+    """The form without a compiler."""
+    pytest.importorskip("onnxruntime")
+    words = [*tiny, "--forms", "onnx", "--repeats=2", f"--save={tmp_path}"]
+    line = only_line(run(BENCHMARKS / "export.py", *words))
+    assert EVERY < set(line) and line["config"] == "tiny"
+    (form,) = line["forms"].values()
+    assert 0 < form["min_ms"] <= form["median_ms"] <= form["max_ms"]
+    assert form["cold_s"] * 1e3 > form["min_ms"] and form["cached_s"] is None
+    assert form["detections"] > 10 and form["mb"] > 0
+
+
 def test_a_comparison_alternates_and_divides(tiny, tmp_path):
     peer = tmp_path / "peer.py"
     peer.write_text(PEER)
