@@ -1,5 +1,7 @@
 """Every command of README and docs is run: here, in the smoke tests or in CI."""
 
+import ast
+import dataclasses
 import json
 import re
 import shlex
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from frcnn_jax import config
 from tools import pictures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +29,11 @@ NOT_RUN = {
     "NAME=pod ZONE=us-east5-a": "a TPU pod",
     "#SBATCH --nodes=2 --ntasks-per-node=8 --gpus-per-node=8": "SLURM and GPUs",
     "spec: {completionMode: Indexed, completions: 4, parallelism: 4}": "Kubernetes",
+    "python train.py --config=configs/r50_fpn_1x.py --dry_run": "full size: "
+    "tests/test_dry_run.py runs it in small",
     "pip install jax flatbuffers numpy": "network",
-    "python predict.py --weights=mmdet:r50_fpn_1x photo.jpg --out=runs/mmdet": "network",
+    "python predict.py --weights=mmdet:r50_fpn_1x photo.jpg "
+    "--out=runs/mmdet": "network",
     "python eval.py --weights=mmdet:": "network",
     "ls my_data/images/*.jpg | python predict.py --workdir=runs/mine - "
     "--out=runs/mine/listed": "a pipe: tests/data and tests/smoke read lists",
@@ -93,7 +99,7 @@ def shortened(command: str) -> list[str]:
     if words[1] != "predict.py" and "--config=" in command:
         extra += SMALL
     if words[1] == "train.py":
-        extra += BRIEF[:2] if "--dry_run" in words else BRIEF
+        extra += BRIEF
     if "--out=my_data" in words:
         extra += FEW
     if "--config=my_config.py" in words:  # runs/mine is that of another file
@@ -170,9 +176,7 @@ def test_blocks_that_are_not_run_are_listed_with_the_reason():
     blocks = [block for page in PAGES for block in pictures.blocks(page)]
     assert {language for language, _ in blocks} <= LANGUAGES
     first = [text.split("\n")[0] for language, text in blocks if language == "sh"]
-    assert {
-        re.sub(r"\s+#.*", "", line) if line[0] != "#" else line for line in first
-    } == (NOT_RUN.keys())
+    assert {line.split("  ")[0] for line in first} == NOT_RUN.keys()
     for page in PAGES:  # a command stands in a block, where it is found
         text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.S | re.M)
         assert not re.findall(r"^ {4}(?:python|pip|make|curl|srun) .*", text, re.M)
@@ -209,3 +213,47 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_files_named_by_the_architecture_exist():
+    page = (ROOT / "docs/architecture.md").read_text()
+    figure = (ROOT / "docs/images/architecture.svg").read_text()
+    named = re.findall(r"`([\w/.]+(?:\.py|/))`", page)
+    drawn = re.findall(r"[\w/]+\.py", figure)
+    assert len(named) > 40 and len(drawn) > 15
+    for name in named + drawn:
+        assert (ROOT / name).exists() or (ROOT / "frcnn_jax" / name).exists(), name
+    packages = {path.parent.name for path in ROOT.glob("frcnn_jax/*/__init__.py")}
+    told = {name.split("/")[0] for name in named}
+    assert packages - told == {"doctor"}  # of data_check.md
+
+
+def test_fields_named_for_those_who_come_from_elsewhere_exist():
+    page = (ROOT / "docs/coming_from.md").read_text()
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line[:1] == "|"]
+    ours = re.findall(r"`([a-z][\w.]+)`", " ".join(row[-1] for row in rows))
+    sections = tuple(f"{entry.name}." for entry in dataclasses.fields(config.Run))
+    fields = [name for name in ours if name.startswith(sections)]
+    assert len(fields) > 80
+    known = dict(config.flatten(config.Run()))
+    unknown = [name for name in fields if name not in known]
+    assert not unknown, [f"{name}: {config.nearest(name, known)}" for name in unknown]
+
+
+def test_the_notebook_uses_what_there_is():
+    """`make notebook` runs it whole; here its imports and configuration only."""
+    notebook = json.loads((ROOT / "docs/quick_start.ipynb").read_text())
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    nodes = [n for c in cells for n in ast.walk(ast.parse("".join(c["source"])))]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("frcnn_jax"):
+            exec(ast.unparse(node), {})
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    (text,) = [t for t in texts if "def get_config" in str(t)]
+    names: dict = {}
+    exec(text, names)
+    config.check_names(names["get_config"]())
+    config.validate(names["get_config"]())
+    size = (ROOT / "docs/quick_start.ipynb").stat().st_size
+    assert size < 300_000
+    assert any(cell["outputs"] for cell in cells), "run `make notebook`"

@@ -121,11 +121,13 @@ def take(folder: Path) -> dict[str, Image.Image]:
     run = folder / "runs" / "mine"
     panels = sorted((run / "pictures").glob("val_*.jpg"))[1:3]
     curves = Image.open(run / "report_precision_recall.png").convert("RGB")
+    curves = curves.crop((0, 0, curves.width, curves.height // 2))  # of IoU 0.5
+    curves.thumbnail((600, 600))
     return {
         "check.jpg": screenshot(folder / "check.html", 900),
         "panels.jpg": beside(panels, 1),
         "report.jpg": screenshot(run / "report.html", 760),
-        "precision_recall.jpg": curves.crop((0, 0, curves.width, curves.height // 2)),
+        "precision_recall.jpg": curves,
         "found.jpg": beside(sorted((run / "found").glob("val_*.jpg")), 4),
     }
 
