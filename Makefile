@@ -81,6 +81,7 @@ pictures: $(READY) ## run docs/walkthrough.md and take its pictures again (chrom
 	$(PY) tools/pictures.py --folder=build/walkthrough
 
 notebook: $(READY) ## run docs/quick_start.ipynb and keep its outputs
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-notebook.txt
 	$(PY) tools/notebook.py docs/quick_start.ipynb
 
 clean: ## remove the demo, caches and build products (not .venv)
