@@ -59,6 +59,7 @@ def start(words: Sequence[str], folder: Path) -> tuple[subprocess.Popen, str]:
         told += line
         if "http://" in line:
             return server, told
+    server.communicate()
     raise RuntimeError(f"{shlex.join(words)} ended before it served:\n{told}")
 
 
@@ -68,6 +69,7 @@ def walk(folder: Path) -> None:
     for name in (*SCRIPTS, "configs", "frcnn_jax", "tools"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
+    shutil.rmtree(folder / "exported", ignore_errors=True)  # never written over
     for name, text in files(PAGE).items():
         (folder / name).write_text(text)
     servers, printed = [], (folder / "printed.txt").open("w")
