@@ -12,10 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_module_has_a_page():
-    files = [
-        p.relative_to(ROOT).with_suffix("") for p in ROOT.glob("frcnn_jax/**/*.py")
-    ]
-    named = {".".join(p.parts).removesuffix(".__init__") for path in files}
+    files = ROOT.glob("frcnn_jax/**/*.py")
+    parts = [path.relative_to(ROOT).with_suffix("").parts for path in files]
+    named = {".".join(each).removesuffix(".__init__") for each in parts}
     named = {name for name in named if not name.endswith("__main__")}
     seen = list(pdoc.extract.walk_specs(list(api.modules())))
     assert {name for name in seen if not name.endswith("__main__")} == named
