@@ -21,7 +21,8 @@ JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export JAX_COMPILATION_CACHE_DIR JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
 
-.PHONY: help setup test demo lint fmt check configs faults hosts parity results clean
+.PHONY: help setup test demo lint fmt check configs faults hosts parity results api \
+  pictures notebook clean
 
 help: ## print this list (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -72,6 +73,16 @@ parity: $(READY) ## compare with the peers' numbers and keep the largest errors
 results: $(READY) ## write docs/results.md and docs/performance.md from result files
 	$(PY) tools/results.py
 	$(PY) tools/performance.py
+
+api: $(READY) ## write the reference of every module, build/api/index.html
+	$(PY) tools/api.py --out=build/api
+
+pictures: $(READY) ## run docs/walkthrough.md and take its pictures again (chromium)
+	$(PY) tools/pictures.py --folder=build/walkthrough
+
+notebook: $(READY) ## run docs/quick_start.ipynb and keep its outputs
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-notebook.txt
+	$(PY) tools/notebook.py docs/quick_start.ipynb
 
 clean: ## remove the demo, caches and build products (not .venv)
 	rm -rf $(DEMO) $(HOSTS) .cache .pytest_cache .ruff_cache build dist *.egg-info
