@@ -331,7 +331,7 @@ def test_what_is_too_large_is_refused_before_it_is_sent():
 
 
 def documented():
-    """The command, which runs in the background, and the curl line of docs/export.md."""
+    """The command, run in the background, and the curl line of docs/export.md."""
     page = (ROOT / "docs/export.md").read_text()
     (command,) = re.findall(r"^python (tools/serve\.py .*) &$", page, re.M)
     (curl,) = re.findall(r"^(curl .*)$", page, re.M)
