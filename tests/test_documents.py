@@ -32,6 +32,7 @@ NOT_RUN = {
     "python train.py --config=configs/r50_fpn_1x.py --dry_run": "full size: "
     "tests/test_dry_run.py runs it in small",
     "pip install jax flatbuffers numpy": "network",
+    "pip install onnxruntime numpy": "network",
     "python predict.py --weights=mmdet:r50_fpn_1x photo.jpg "
     "--out=runs/mmdet": "network",
     "python eval.py --weights=mmdet:": "network",
