@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from frcnn_jax import build, cli, config, panels, runs, vis
+from frcnn_jax import build, cli, config, panels, runs, terminal, vis
 from frcnn_jax.data import pictures, records
 from frcnn_jax.evaluation import analysis, score
 from frcnn_jax.report import material
@@ -61,7 +61,7 @@ def evaluate(run: config.Run, out: Path) -> None:
     metrics = {"step": loaded.step, **evaluator.metrics(results)}
     score.save(metrics, out / "eval.json")
     (out / "results.json").write_text(json.dumps(results) + "\n")
-    print(f"{loaded.source} on {data.name}\n{score.table(metrics)}")
+    terminal.show([f"{loaded.source} on {data.name}", *score.table(metrics)])
     if odd := build.oddities(data.name, evaluator.batches):
         print(odd)
     print(f"scores: {out / 'eval.json'}\ndetections: {out / 'results.json'}")
@@ -87,11 +87,12 @@ def load(run: config.Run) -> tuple[runs.Trained, records.Dataset]:
 def report(loaded: runs.Trained, data, results, metrics, out: Path) -> None:
     """Writes analysis and page of these results and prints the types of error."""
     title = f"{Path(loaded.source).name} on {data.name}"  # without folders above it
-    base = material.base(cli.file_given())
+    own = runs.config_file(FLAGS.workdir) if FLAGS.workdir else None
+    base = material.base(cli.file_given() or own)
     told = material.of_run(title, loaded.run, base, [data], FLAGS.workdir)
     told = material.scored(told, metrics, results, FLAGS.score)
     analysis.save(told.found, out)
-    print(analysis.table(told.found))
+    terminal.show(analysis.table(told.found))
     names = write(told, out)
     print(f"analysis: {', '.join(str(out / name) for name in analysis.FILES)}")
     print(f"report: {', '.join(str(out / name) for name in names)}")

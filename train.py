@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before the seconds that importing the rest takes
     leave_at_once()
 
 import json
+import shlex
 import time
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,17 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config, dry_run, labels, panels, runs
+from frcnn_jax import build, cli, config, dry_run, labels, panels, runs, terminal
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
 from frcnn_jax.report import material
 from frcnn_jax.report.write import FILE, write
+from frcnn_jax.terminal import duration
 from frcnn_jax.training import devices, distributed, loop, schedule, tracker
-from frcnn_jax.training.checkpoint import Checkpoints
-from frcnn_jax.training.log import MetricLog, duration
-from frcnn_jax.training.stop import Stop, leave_at_once
+from frcnn_jax.training.checkpoint import BEST, Checkpoints
+from frcnn_jax.training.log import MetricLog
+from frcnn_jax.training.stop import Stop, Stopped, leave_at_once
 
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
@@ -49,7 +51,7 @@ def main(argv: list[str]) -> None:
     devices.check(FLAGS.require)
     if FLAGS.dry_run:
         mesh = distributed.make_mesh(FLAGS.devices)
-        print(dry_run.table(dry_run.needs(run, mesh), run, mesh))
+        terminal.show(dry_run.table(dry_run.needs(run, mesh), run, mesh))
         return
     with distributed.ending_together(), runs.writing(Path(FLAGS.workdir)):
         train(run, Path(FLAGS.workdir), FLAGS.devices)
@@ -65,7 +67,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         for oddity in quick.warnings(run, data, val):
             print(f"warning: {oddity}", flush=True)
     if first:
-        runs.save_run(workdir, run, labels.of_data(data), data)
+        runs.save_run(workdir, run, labels.of_data(data), data, cli.file_given())
     evaluator = build.Evaluator(run, val, mesh)
 
     last = None  # metrics and detections of this session's last evaluation
@@ -76,7 +78,7 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         results = evaluator.results(variables, stop.check)
         metrics = {"step": done, **evaluator.metrics(results)}
         last = (metrics, results) if first else None
-        print(score.table(metrics), flush=True)
+        terminal.show(score.table(metrics))
         if first:
             score.save(metrics, workdir / "eval.json")
         draw(run, val, results, done, log)
@@ -85,6 +87,11 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         return metrics | losses
 
     keep, effort = run.train.keep_checkpoints, run.train.save_best_effort
+
+    def write_report():
+        if first and (last is not None or not (workdir / FILE).exists()):
+            report(run, [data, val], last, workdir)
+
     with Stop() as stop, Checkpoints(workdir, keep, best_effort=effort) as saves:
         saved = saves.latest
         batches = build.train_batches(run, data, 0)
@@ -110,29 +117,32 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             name_rows=partial(build.image_names, data),
             dumps=workdir / "nonfinite",
         )
+        done = int(state.step)
+        steps = terminal.track(batches, "training", plan.total, done=done, every=0)
         try:
             state = loop.fit(
                 state,
                 build.train_step(run, tx, mesh),
-                batches,
+                steps,
                 rails=rails,
                 train=run.train,
                 key=jax.random.key(run.seed),
                 mesh=mesh,
             )
+        except Stopped:
+            write_report()
+            raise
         finally:
+            steps.close()
             batches.close()
             log.close()
     for split, read in ((data.name, batches), (val.name, evaluator.batches)):
         if odd := build.oddities(split, read):
             print(odd)
-    if first and (last is not None or not (workdir / FILE).exists()):
-        report(run, [data, val], last, workdir)
-    print(
-        f"finished {state.step} steps in {workdir} (this session"
-        f" {duration(time.perf_counter() - start)}); draw detections with\n  python"
-        f" predict.py --workdir={workdir} IMAGE_OR_DIR --out={workdir}/predictions"
-    )
+    write_report()
+    took = duration(time.perf_counter() - start)
+    print(f"finished {state.step} steps in {workdir} (this session {took})")
+    print(next_steps(workdir, log.scores()))
 
 
 def draw(run: config.Run, val, results, done: int, log: MetricLog) -> None:
@@ -144,6 +154,22 @@ def draw(run: config.Run, val, results, done: int, log: MetricLog) -> None:
         drawn = panels.panel(record, val, results, max_pixels=limit, score=score)
         if drawn is not None:
             log.picture(done, f"val/{record.source_id}", drawn)
+
+
+def next_steps(workdir: Path, scores: dict[int, float | None]) -> str:
+    """Where the best checkpoint is, and the commands that go on from here."""
+    best, which, lines = loop.best(scores), "", []
+    if best is not None and (workdir / BEST).is_dir():
+        which = f" --checkpoint={BEST}"
+        lines = [f"best: step {best} of AP {scores[best]:.3f}, in {workdir / BEST}"]
+    folder = shlex.quote(str(workdir))
+    model = f"--workdir={folder}{which}"
+    lines += [
+        f"draw detections:\n  python predict.py {model} PICTURES --out={folder}/found",
+        f"see what fails:\n  python eval.py {model} --report --pictures",
+        f"deploy:\n  python tools/export.py {model} --out={folder}/export",
+    ]
+    return "\n".join(lines)
 
 
 def report(run: config.Run, splits, last, workdir: Path) -> None:

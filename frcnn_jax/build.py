@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from frcnn_jax import config, labels
+from frcnn_jax import config, labels, terminal
 from frcnn_jax.convert import files, peers, surgery
 from frcnn_jax.convert.merge import matches, merge
 from frcnn_jax.data import batching, loader, records, sources
@@ -183,7 +183,9 @@ class Evaluator:
             found = self._predict(variables, batch)
             return lambda: distributed.to_host((found, batch.image_id))
 
-        return infer.detections(predict, self.batches, self.dataset)
+        what, count = f"evaluating {self.dataset.name}, batch", len(self.batches)
+        batches = terminal.track(self.batches, what, count)
+        return infer.detections(predict, batches, self.dataset)
 
     def losses(self, variables: Variables) -> dict[str, float]:
         """The training losses of the whole split, mean over images; {} unless asked.

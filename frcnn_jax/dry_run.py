@@ -18,9 +18,9 @@ from jax.sharding import PartitionSpec as P
 
 from frcnn_jax import build, config
 from frcnn_jax.data import batching
+from frcnn_jax.terminal import Part, Rows, duration
 from frcnn_jax.training import devices, loss_scale, optimizer, step
 from frcnn_jax.training.distributed import AXIS
-from frcnn_jax.training.log import duration
 from frcnn_jax.training.state import create
 from frcnn_jax.types import Batch
 
@@ -203,8 +203,8 @@ def memory(mesh: Mesh) -> tuple[int, str]:
     return host // len(mesh.local_devices), "host"
 
 
-def table(found: Needs, run: config.Run, mesh: Mesh) -> str:
-    """The needs for people, aligned."""
+def table(found: Needs, run: config.Run, mesh: Mesh) -> list[Part]:
+    """The needs for people."""
     train, batch = run.train, run.train.batch_size
     gflops = [p.gflops for p in found.programs if p.name.startswith("train")]
     mean = sum(gflops) / len(gflops)
@@ -231,18 +231,16 @@ def table(found: Needs, run: config.Run, mesh: Mesh) -> str:
     )
     wide = max(len(name) for name, _ in rows)
     lines = [f"{name:<{wide}}  {value}" for name, value in rows]
-    lines += ["", *_programs(found.programs), "", *(f"- {x}" for x in found.notes)]
-    return "\n".join(lines)
+    notes = (f"- {x}" for x in found.notes)
+    return [*lines, "", _programs(found.programs), "", *notes]
 
 
-def _programs(programs: Sequence[Program]) -> list[str]:
-    wide = max(len(p.name) for p in programs)
-    head = f"{'program':<{wide}}  {'GFLOPs':>10}  {'memory':>9}  {'compiled':>8}"
+def _programs(programs: Sequence[Program]) -> Rows:
     rows = [
-        f"{p.name:<{wide}}  {p.gflops:>10,.1f}  {gib(p.memory):>9}  {p.seconds:>7.1f}s"
+        (p.name, f"{p.gflops:,.1f}", gib(p.memory), f"{p.seconds:.1f}s")
         for p in programs
     ]
-    return [head, *rows]
+    return Rows([("program", "GFLOPs", "memory", "compiled"), *rows])
 
 
 def expected(step_seconds: float, steps: int | None) -> str:

@@ -61,9 +61,16 @@ def _refused(place: str | Path, error: OSError, flag: str) -> OSError:
 
 
 def save_run(
-    workdir: Path, run: config.Run, labels: Labels, data: Dataset | None = None
+    workdir: Path,
+    run: config.Run,
+    labels: Labels,
+    data: Dataset | None = None,
+    file: tuple[str, config.Run] | None = None,
 ) -> None:
     """Writes `config.json`, or checks that the one there describes the same model.
+
+    `file` is the configuration file that the run began with, as `cli.file_given` has
+    it.
 
     Errors: a workdir with another model, seed, batch size, classes or (with `data`)
     images; other differences are printed, those of versions too.
@@ -90,10 +97,23 @@ def save_run(
                 " continue it with the old ones or choose another --workdir"
             )
     content = {**versions(), "run": config.to_dict(run), **labels._asdict(), **images}
+    if file is not None:
+        name, given = file
+        content["config_file"] = {"name": name, "run": config.to_dict(given)}
     # Replaced whole: after a kill or on a full disk the old one is still there.
     new = path.with_suffix(".tmp")
     new.write_text(json.dumps(content, indent=1) + "\n")
     new.replace(path)
+
+
+def config_file(workdir: str | Path) -> tuple[str, config.Run] | None:
+    """Name and run of the file that a folder's run was started with, where known."""
+    path = Path(workdir) / "config.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if "config_file" not in kept:
+        return None
+    name, given = kept["config_file"]["name"], kept["config_file"]["run"]
+    return name, config.from_dict(given)
 
 
 def fingerprint(data: Dataset) -> str:
@@ -191,6 +211,13 @@ def published_run(row: published.Published) -> config.Run:
     return cli.run_of(file)
 
 
+def named_by(workdir: str | None, weights: str | None) -> Labels | None:
+    """The classes of a run's folder, else those that a weights file names, if any."""
+    if workdir is not None:
+        return load_run(workdir)[1]
+    return labels.of_metadata(files.metadata(weights))
+
+
 def trained(
     run: config.Run,
     workdir: str | None,
@@ -201,18 +228,16 @@ def trained(
 
     `which` is the checkpoint of a folder: "latest" or "best".
     """
-    own = None if workdir is None else load_run(workdir)[1]
+    named = named_by(workdir, weights)
     if weights is not None:
-        loaded = build.variables(run, weights)
-        named = own or labels.of_metadata(files.metadata(weights))
-        return Trained(run, named, loaded, weights, None)
+        return Trained(run, named, build.variables(run, weights), weights, None)
     alone = jax.process_count() == 1  # then one device is enough
     mesh = distributed.make_mesh(1 if alone else 0)
     like = distributed.replicate(build.fresh_variables(run), mesh)
     with checkpoint.Checkpoints(workdir, None) as saved:
         found, number = saved.restore_variables(like, which)
     name = f"{workdir} at step {number}" + (" (best)" if which != "latest" else "")
-    return Trained(run, own, found, name, number)
+    return Trained(run, named, found, name, number)
 
 
 def with_own_model(run: config.Run, own: config.Run) -> config.Run:

@@ -29,19 +29,22 @@ MAY_IMPORT = {
     "models": {"ops", "types"},
     "losses": {"ops", "types"},
     "detectors": {"config", "types", "ops", "models", "losses"},
-    "training": {"config", "types", "version"},
-    "evaluation": {"config", "types", "data"},
+    "training": {"config", "types", "version", "terminal"},
+    "evaluation": {"config", "types", "data", "terminal"},
     "vis": {"types"},
     "cli": {"config"},
     "data": {"config"},
     "labels": {"config", "data"},
     "pages": set(),
-    "doctor": {"config", "cli", "data", "detectors", "ops", "pages", "vis"},
+    "doctor": {
+        *("config", "cli", "data", "detectors", "ops", "pages", "terminal", "vis")
+    },
     "report": {"config", "data", "evaluation", "pages", "training", "vis"},
     "convert": set(),
     "export": {"types"},
     "machine": {"convert", "training"},
     "version": set(),
+    "terminal": set(),
     "panels": {"data", "evaluation", "vis"},
 }
 MAY_IMPORT["build"] = {*MAY_IMPORT}

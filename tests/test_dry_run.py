@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from frcnn_jax import build, config, dry_run
+from frcnn_jax import build, config, dry_run, terminal
 from frcnn_jax.data import batching
 from frcnn_jax.training import distributed, optimizer
 
@@ -33,10 +33,12 @@ def test_what_a_run_needs(run):
     # The least that is held: state with momentum, and half of the batch.
     held = 4 * (found.parameters + found.trainable) + 4 * 64 * 96 * 3
     assert held < train.memory < 50 * held
-    text = dry_run.table(found, run, mesh)
+    text = terminal.text(dry_run.table(found, run, mesh))
     assert "2 x cpu" in text and "8, 4 a device" in text and "TOO TIGHT" not in text
     full = found._replace(memory=train.memory)
-    assert "100% of it is needed: TOO TIGHT" in dry_run.table(full, run, mesh)
+    assert "100% of it is needed: TOO TIGHT" in terminal.text(
+        dry_run.table(full, run, mesh)
+    )
     values = [line.split("  ", 1)[0] for line in text.splitlines()]
     assert {"memory needed", "programs", "expected time"} <= set(values)
 

@@ -1,6 +1,7 @@
 """Bare pictures for prediction: found, read, and put on canvases. No ground truth."""
 
 import glob
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from frcnn_jax import config
-from frcnn_jax.data import batching, loader, transforms, views
+from frcnn_jax.data import batching, loader, transforms, video, views
 from frcnn_jax.data.augment import Drawn
 from frcnn_jax.data.views import Looks, View
 
@@ -21,13 +22,13 @@ LIST = "-"  # among the names: more of them on standard input
 
 
 def find(names: Sequence[str], lines: Iterable[str] = ()) -> list[Path]:
-    """Pictures by name, in folders (not deeper) and by pattern, in order.
+    """Pictures and videos by name, in folders (not deeper) and by pattern, in order.
 
     "-" stands for `lines`, a path each; those are taken as they are, whether they exist
     shows when they are read. In a pattern `**` goes through folders, and without an
-    ending of its own it gives files that end like pictures. Errors: nothing named, a
-    path that does not exist (the nearest name is given), a folder, pattern or list
-    without pictures.
+    ending of its own it gives files that end like pictures or videos. Errors: nothing
+    named, a path that does not exist (the nearest name is given), a folder, pattern or
+    list without pictures.
     """
     if not names:
         raise ValueError("name one or more images or folders to predict on")
@@ -58,12 +59,17 @@ def _listed(lines: Iterable[str]) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    inside = sorted(filter(_known, folder.iterdir()))
     if not inside:
         raise FileNotFoundError(
-            f"no pictures in {folder} (looked for {', '.join(SUFFIXES)})"
+            f"no pictures in {folder} (looked for"
+            f" {', '.join(SUFFIXES + video.SUFFIXES)})"
         )
     return inside
+
+
+def _known(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or video.is_video(path)
 
 
 def _matching(pattern: str) -> list[Path]:
@@ -72,7 +78,7 @@ def _matching(pattern: str) -> list[Path]:
     any_file = ending and not glob.has_magic(ending)
     matches = map(Path, glob.glob(pattern, recursive=True))
     files = sorted(path for path in matches if path.is_file())
-    found = [p for p in files if any_file or p.suffix.lower() in SUFFIXES]
+    found = [p for p in files if any_file or _known(p)]
     if not found:
         raise FileNotFoundError(f"no picture matches {pattern}")
     return found
@@ -98,11 +104,13 @@ def stems(paths: Sequence[Path]) -> list[str]:
 
 
 def drawings(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Where a drawing of each picture goes: folder/<name>.jpg.
+    """Where a drawing of each goes: folder/<name>.jpg, of a video <name>.mp4.
 
     Errors: a drawing that would replace one of the pictures.
     """
-    places = [folder / f"{name}.jpg" for name in stems(paths)]
+    endings = (".mp4" if video.is_video(path) else ".jpg" for path in paths)
+    names = map(str.__add__, stems(paths), endings)
+    places = [folder / name for name in names]
     lost = {p.resolve() for p in paths} & {p.resolve() for p in places}
     if lost:
         raise ValueError(f"{min(lost)} would be drawn over; choose another --out")
@@ -122,7 +130,7 @@ Batches = Iterator[tuple[dict[str, np.ndarray], tuple[Row, ...]]]
 
 
 def batches(
-    pictures: Sequence[Path | np.ndarray],
+    pictures: Iterable[Path | np.ndarray],
     data: config.Data,
     looks: Looks,
     batch_size: int,
@@ -130,43 +138,44 @@ def batches(
 ) -> Batches:
     """Batches of arrays, keyed by the fields of `types.Batch`, and what each row shows.
 
-    Pictures are files or uint8 RGB [H, W, 3]. They are read ahead by `data.threads`
-    threads and put on the smallest of `views.canvases` that holds them; the last batch
-    of each canvas is filled with images of id -1. `on_bad` is told the number of a file
-    that cannot be read, and why. Errors: a view that fits no canvas.
+    Pictures are files or uint8 RGB [H, W, 3], taken as they are needed. They are read
+    ahead by `data.threads` threads and put on the smallest of `views.canvases` that
+    holds them, or of `views.for_all` where none does; the last batch of each canvas is
+    filled with images of id -1. `on_bad` is told the number of a file that cannot be
+    read, and why.
     """
-    canvases = views.canvases(data, looks)
-    waiting: dict[int, list[tuple[transforms.Sample, Row]]] = {}
+    canvases = views.canvases(data, looks), views.for_all(data, looks)
+    waiting: dict[tuple[int, int], list[tuple[transforms.Sample, Row]]] = {}
 
-    def load(number: int) -> list[tuple[transforms.Sample, Row]] | transforms.BadImage:
+    def load(number: int, picture: Path | np.ndarray):
         try:
-            return _views(number, pictures[number], data, looks)
+            return _views(number, picture, data, looks)
         except transforms.BadImage as error:
             return error
 
     ahead = 1 if looks.tile else data.threads  # large pictures: not many at a time
-    for number, found in enumerate(_ahead(len(pictures), load, data.threads, ahead)):
+    for number, found in enumerate(_ahead(pictures, load, data.threads, ahead)):
         if isinstance(found, transforms.BadImage):
             on_bad(number, found)
             continue
         for sample, row in found:
-            which = _canvas(sample, canvases, data)
-            rows = waiting.setdefault(which, [])
+            canvas = _canvas(sample.image.shape[:2], *canvases)
+            rows = waiting.setdefault(canvas, [])
             rows.append((sample, row))
             if len(rows) == batch_size:
-                yield _batch(waiting.pop(which), canvases[which], batch_size)
-    for which, rows in waiting.items():
-        yield _batch(rows, canvases[which], batch_size)
+                yield _batch(waiting.pop(canvas), canvas, batch_size)
+    for canvas, rows in waiting.items():
+        yield _batch(rows, canvas, batch_size)
 
 
-def _ahead(count: int, load: Callable, threads: int, ahead: int) -> Iterator:
-    """load(0), load(1), ... in order, computed by threads before they are asked for."""
+def _ahead(items: Iterable, load: Callable, threads: int, ahead: int) -> Iterator:
+    """load(0, item), load(1, item), ... in order, by threads before they are needed."""
     cv2.setNumThreads(1)  # our threads each take a picture; OpenCV's would compete
     waiting: deque = deque()
     with ThreadPoolExecutor(max(1, min(threads, ahead))) as pool:
         try:
-            for number in range(count):
-                waiting.append(pool.submit(load, number))
+            for number, item in enumerate(items):
+                waiting.append(pool.submit(load, number, item))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -193,11 +202,13 @@ def _views(number: int, picture: Path | np.ndarray, data: config.Data, looks: Lo
     ]
 
 
-def _canvas(sample: transforms.Sample, canvases, data: config.Data) -> int:
-    # Measured as it is: at its own short side a sample is not resized again.
-    hw = sample.image.shape[:2]
-    longest = max(data.max_side, *hw)
-    return int(batching.assign([hw], canvases, short_side=min(hw), max_side=longest)[0])
+def _canvas(hw: tuple[int, int], *choices: Sequence[tuple[int, int]]):
+    """The smallest canvas that holds a view, of the first choice that has one."""
+    for canvases in choices:
+        fits = [c for c in canvases if hw[0] <= c[0] and hw[1] <= c[1]]
+        if fits:
+            return min(fits, key=math.prod)
+    raise ValueError(f"a view of {hw} fits none of {choices}")
 
 
 def _batch(rows, canvas, batch_size):

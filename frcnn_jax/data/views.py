@@ -84,13 +84,16 @@ def _spans(length: int, tile: int, overlap: float) -> list[tuple[int, int]]:
 
 
 def canvases(data: config.Data, looks: Looks) -> tuple[tuple[int, int], ...]:
-    """The canvases (H, W) that hold every view: `data.buckets`, or else up to three.
+    """The canvases (H, W) for views: `data.buckets`, or else those that hold all."""
+    return data.buckets or for_all(data, looks)
+
+
+def for_all(data: config.Data, looks: Looks) -> tuple[tuple[int, int], ...]:
+    """Two or three canvases (H, W) that hold every view, whatever its picture's sides.
 
     One for wide, one for tall and, with tiles, one for square views at the largest
     short side, so that not every side is another program.
     """
-    if data.buckets:
-        return data.buckets
     short, long = (
         -(-side // 32) * 32 for side in (max(looks.short_sides), data.max_side)
     )

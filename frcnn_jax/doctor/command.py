@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from frcnn_jax import cli, config
+from frcnn_jax import cli, config, terminal
 from frcnn_jax.doctor import check, page, repair, report, show
 
 FLAGS = flags.FLAGS
@@ -54,7 +54,7 @@ def _check(run: config.Run) -> None:
         error.exit_code = 2
         raise
     found = found._replace(config=_config_name())
-    print("\n".join(report.lines(found)))
+    terminal.show(report.parts(found))
     if FLAGS.html:
         Path(FLAGS.html).write_text(page.html(found), encoding="utf-8")
         print(f"page: {FLAGS.html}")

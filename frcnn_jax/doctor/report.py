@@ -10,6 +10,7 @@ from frcnn_jax.data.findings import FAULTS
 from frcnn_jax.data.records import COCO_MAX_DETECTIONS
 from frcnn_jax.doctor.check import Checked, Report
 from frcnn_jax.doctor.statistics import IOUS, Statistics, shares
+from frcnn_jax.terminal import Part, Rows
 
 PLACES = 5  # named of each fault
 CLASSES = 20  # lines of the table of classes
@@ -22,7 +23,7 @@ POLICIES = {  # in the order of the report
 Row = tuple[str, list[str]]
 
 
-def lines(report: Report) -> Iterator[str]:
+def parts(report: Report) -> Iterator[Part]:
     """Yield the whole report."""
     yield f"{sources.TITLES[report.kind]} in {report.run.data.root}"
     if report.config:
@@ -35,7 +36,8 @@ def lines(report: Report) -> Iterator[str]:
         names = ["", *(n.name for n in numbers)]
         rows = [*number_rows(numbers), ("", []), *class_rows(numbers)]
         yield ""
-        yield from _aligned([names, *([label, *cells] for label, cells in rows)])
+        none = [""] * len(numbers)
+        yield Rows([names, *([label, *(cells or none)] for label, cells in rows)])
         yield f"(three numbers: least, median, most{footnote(numbers)})"
     for policy, title in POLICIES.items():
         if report.count(policy):
@@ -147,15 +149,6 @@ def _wrapped(text: str, mark: str) -> str:
     return textwrap.fill(
         text, 88, initial_indent=mark, subsequent_indent=" " * len(mark)
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as columns, the first to the left and the others to the right."""
-    rows = [[*row, *[""] * (len(rows[0]) - len(row))] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *cells in rows:
-        right = [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
-        yield "  ".join([first.ljust(widths[0]), *right]).rstrip()
 
 
 def _count(number: int) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from frcnn_jax.evaluation import confusion, curves, errors, matching, tables
+from frcnn_jax.evaluation import confusion, curves, errors, matching
+from frcnn_jax.terminal import Part, Rows, figure
 
 IOUS = (0.5, 0.75)  # of the precision-recall curves
 FILES = (
@@ -78,15 +79,15 @@ def evaluate(
     }
 
 
-def table(found: Mapping[str, Any]) -> str:
-    """Lay out the errors as aligned plain text, without a last newline."""
+def table(found: Mapping[str, Any]) -> list[Part]:
+    """Lay out the errors."""
     rows: list[Sequence[str]] = [("error", "count", "costs AP50")]
     for name, row in found["errors"].items():
-        rows.append((name, str(row["count"]), tables.shown(row["dAP50"])))
+        rows.append((name, str(row["count"]), figure(row["dAP50"])))
     totals = found["totals"]
     counts = "{objects} objects, {true_positives} found, {false_positives} false"
-    head = f"AP50 {tables.shown(totals['AP50'])}: {counts.format(**totals)} detections"
-    return "\n".join([head, *tables.aligned(rows, left=1)])
+    head = f"AP50 {figure(totals['AP50'])}: {counts.format(**totals)} detections"
+    return [head, Rows(rows)]
 
 
 def save(found: Mapping[str, Any], folder: str | Path) -> None:

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from frcnn_jax.evaluation import checked, tables
+from frcnn_jax.evaluation import checked
+from frcnn_jax.terminal import Part, Rows, figure
 
 log = logging.getLogger(__name__)
 
@@ -78,24 +79,23 @@ def evaluate(
     return metrics
 
 
-def table(metrics: Mapping[str, Any]) -> str:
-    """Lay out the figures of `evaluate` as aligned plain text, without a last newline.
+def table(metrics: Mapping[str, Any]) -> list[Part]:
+    """Lay out the figures of `evaluate`.
 
     Twelve figures in two lines, then one line per class; three decimals, "n/a" where
     there is no ground truth.
     """
-    lines = []
-    for keys in (PRECISIONS, RECALLS):
-        lines += tables.aligned(
-            [keys, [tables.shown(metrics[key]) for key in keys]], left=0
-        )
-    lines += ["(IoU 0.50:0.95; s, m, l: area below 32^2, up to 96^2, above, in pixels)"]
+    parts: list[Part] = [
+        Rows([keys, [figure(metrics[key]) for key in keys]], left=0)
+        for keys in (PRECISIONS, RECALLS)
+    ]
+    parts += ["(IoU 0.50:0.95; s, m, l: area below 32^2, up to 96^2, above, in pixels)"]
     head = ("class", "AP", "AP50", "AR100", "objects", "detections")
     rows: list[Sequence[str]] = [head]
     for name, row in metrics["per_class"].items():
-        shown = [tables.shown(row[key]) for key in head[1:4]]
+        shown = [figure(row[key]) for key in head[1:4]]
         rows.append((name, *shown, str(row["ground_truth"]), str(row["detections"])))
-    return "\n".join([*lines, "", *tables.aligned(rows, left=1)])
+    return [*parts, "", Rows(rows)]
 
 
 # ---- what is worth a word -----------------------------------------------------------

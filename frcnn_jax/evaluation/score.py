@@ -7,6 +7,7 @@ from typing import Any
 
 from frcnn_jax import config
 from frcnn_jax.evaluation import coco, voc
+from frcnn_jax.terminal import Part
 
 
 def evaluate(
@@ -29,8 +30,8 @@ def evaluate(
     return {"metric": asked.metric, **found}
 
 
-def table(metrics: Mapping[str, Any]) -> str:
-    """Lay out the figures of `evaluate` as plain text, without a last newline."""
+def table(metrics: Mapping[str, Any]) -> list[Part]:
+    """Lay out the figures of `evaluate`, for `terminal.show`."""
     return (coco if metrics["metric"] == "coco" else voc).table(metrics)
 
 

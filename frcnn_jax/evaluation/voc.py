@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from frcnn_jax.evaluation import checked, tables
+from frcnn_jax.evaluation import checked
+from frcnn_jax.terminal import Part, Rows, figure
 
 POINTS = {"eleven": "11 recalls, VOC 2007", "area": "area, VOC 2010 on"}
 
@@ -72,15 +73,15 @@ def average_precision(hits: np.ndarray, objects: int, points: str) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * best))
 
 
-def table(metrics: Mapping[str, Any]) -> str:
-    """Lay out the figures of `evaluate` as plain text, without a last newline."""
+def table(metrics: Mapping[str, Any]) -> list[Part]:
+    """Lay out the figures of `evaluate`."""
     how = f"({POINTS[metrics['points']]}; IoU {metrics['iou']:g})"
     rows: list[Sequence[str]] = [("class", "AP", "objects", "detections")]
     for name, row in metrics["per_class"].items():
         counts = str(row["ground_truth"]), str(row["detections"])
-        rows.append((name, tables.shown(row["AP"]), *counts))
-    head = f"mAP  {tables.shown(metrics['AP'])}  {how}"
-    return "\n".join([head, "", *tables.aligned(rows, left=1)])
+        rows.append((name, figure(row["AP"]), *counts))
+    head = f"mAP  {figure(metrics['AP'])}  {how}"
+    return [head, "", Rows(rows)]
 
 
 def _ignored(annotation: Mapping[str, Any]) -> bool:

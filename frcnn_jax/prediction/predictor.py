@@ -1,8 +1,8 @@
 """One trained model that is called with pictures."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from frcnn_jax import build, cli, labels, runs
 from frcnn_jax.config import Run
 from frcnn_jax.convert import published
 from frcnn_jax.data import pictures, views
+from frcnn_jax.data import video as films
 from frcnn_jax.data.transforms import BadImage
 from frcnn_jax.prediction import merge
 from frcnn_jax.prediction.found import Found, pixels
@@ -31,6 +32,10 @@ class Times:
     total: float = 0.0  # without `compiling`
     waiting: float = 0.0  # for pictures to be read
     compiling: float = 0.0  # and tracing, once for each canvas and batch size
+
+    def __add__(self, other: "Times") -> "Times":
+        """Those of two passes."""
+        return Times(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class Predictor:
@@ -66,7 +71,7 @@ class Predictor:
         self.run, self.source, self.score = source.run, source.source, score
         self.labels = source.labels or labels.guessed(source.run)
         self.times = Times()
-        self._wanted = self._numbers(classes)
+        self._wanted = numbers(classes, self.class_names, source.source)
         self._mesh = distributed.make_mesh(1)
         self._predict = step.make_predict_step(
             build.detector(source.run.model), self._mesh
@@ -113,7 +118,7 @@ class Predictor:
         return most if self._looks.tile else min(most, pictures * views_of_each)
 
     def stream(
-        self, images: Sequence[Path | np.ndarray], batch_size: int
+        self, images: Iterable[Path | np.ndarray], batch_size: int
     ) -> Iterator[tuple[int, Found | BadImage]]:
         """Yield (number, detections) of many pictures, as they are done.
 
@@ -145,6 +150,35 @@ class Predictor:
             running = started
         total = time.perf_counter() - begin
         self.times.total = total - self.times.compiling
+
+    def video(
+        self, path: str | Path, *, every: int = 1
+    ) -> Iterator[tuple[int, np.ndarray, Found]]:
+        """Yield (frame number, frame, detections) of a video, in order.
+
+        Of frames 0, `every`, 2 * `every` and so on; ffmpeg has to be installed. Frames
+        are uint8 RGB [H, W, 3]. Errors: BadImage for a file that is no video.
+        """
+        yield from self.frames(films.probe(Path(path)), every)
+
+    def frames(
+        self, film: films.Video, every: int = 1
+    ) -> Iterator[tuple[int, np.ndarray, Found]]:
+        """Do as `video` with one that was looked at before."""
+        waiting: dict[int, np.ndarray] = {}  # for what is found on them
+
+        def read():
+            for number, frame in enumerate(films.frames(film, every)):
+                waiting[number] = frame
+                yield frame
+
+        done: dict[int, Found] = {}
+        following = 0
+        for number, found in self.stream(read(), self.batch_size(film.count or 2**30)):
+            done[number] = found
+            while following in done:
+                yield following * every, waiting.pop(following), done.pop(following)
+                following += 1
 
     def _start(self, arrays: dict[str, np.ndarray], rows: tuple[pictures.Row, ...]):
         """Send a batch to the device, which computes on its own from then on."""
@@ -184,17 +218,22 @@ class Predictor:
             kept &= np.isin(found.labels, self._wanted)
         return found.where(kept)
 
-    def _numbers(self, classes: Sequence[str]) -> np.ndarray | None:
-        """The labels of classes by name; None for all."""
-        known = list(self.class_names)
-        for name in classes:
-            if name not in known:
-                near = get_close_matches(name, known, 1, cutoff=0.0)
-                raise ValueError(
-                    f"--classes: {name!r} is none of the {len(known)} classes of"
-                    f" {self.source}; did you mean {near[0]!r}?"
-                )
-        return np.array([known.index(c) + 1 for c in classes]) if classes else None
+
+def numbers(
+    classes: Sequence[str], known: Sequence[str], source: str
+) -> np.ndarray | None:
+    """The labels of classes by name; None for all.
+
+    Errors: ValueError for one that `source` does not know, with the nearest.
+    """
+    for name in classes:
+        if name not in known:
+            near = get_close_matches(name, known, 1, cutoff=0.0)
+            raise ValueError(
+                f"--classes: {name!r} is none of the {len(known)} classes of"
+                f" {source}; did you mean {near[0]!r}?"
+            )
+    return np.array([known.index(c) + 1 for c in classes]) if classes else None
 
 
 def _loaded(

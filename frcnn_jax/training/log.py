@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from frcnn_jax.terminal import duration
 from frcnn_jax.training.table import Table
 from frcnn_jax.training.tracker import Tracker
 
@@ -181,15 +182,6 @@ def progress_line(
         f"{speed}  {wait}  "
         f"eta {duration(seconds_left)}"
     )
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1h02m", 65 -> "1m05s", 5 -> "5s"."""
-    seconds = int(max(seconds, 0))
-    hours, minutes = divmod(seconds // 60, 60)
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
 
 
 class Clock:

@@ -51,13 +51,17 @@ class Stop:
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        # Not print: the signal may have come in the middle of one. On a terminal the
+        # message takes the place of a progress bar, which hides the cursor.
+        bar = os.isatty(1)
         if self.requested:
+            os.write(1, b"\r\x1b[2K\x1b[?25h" if bar else b"")
             os.write(2, b"told to stop twice: leaving at once, nothing more is saved\n")
             os._exit(128 + number)
         self.requested = number
         name = signal.Signals(number).name
-        # Not print: the signal may have come in the middle of one.
-        os.write(1, f"{name}: saving, then leaving (again: at once)\n".encode())
+        told = f"{name}: saving, then leaving (again: at once)\n"
+        os.write(1, (b"\r\x1b[2K" if bar else b"") + told.encode())
 
     def now(self, step: int) -> bool:
         """Says whether to stop after this step; the same in every process."""

@@ -149,6 +149,11 @@ def test_own_buckets_are_used(folder):
     )
     assert sorted(row.number for row in rows) == [0, 1, 2, 3]
     assert {arrays["images"].shape[1:3] for arrays, _ in batches} == {(64, 64)}
+    own = config.Data(eval_short_side=32, max_side=64, buckets=((32, 64),))
+    batches, rows, _ = collected(paths, own)
+    assert sorted(row.number for row in rows) == [0, 1, 2, 3]  # tall ones, too
+    shapes = {arrays["images"].shape[1:3] for arrays, _ in batches}
+    assert shapes == {(32, 64), (64, 32)}
 
 
 def test_equal_sides_need_one_canvas(folder):

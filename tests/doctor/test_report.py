@@ -1,4 +1,4 @@
-from frcnn_jax import config
+from frcnn_jax import config, terminal
 from frcnn_jax.doctor import check, report
 from tests.doctor.samples import encode, scene
 
@@ -8,7 +8,7 @@ def lines(root, **fields):
     run.data.root = str(root)
     for name, value in fields.items():
         setattr(run.data, name, value)
-    return "\n".join(report.lines(check.examine(run))).split("\n")
+    return terminal.text(report.parts(check.examine(run))).split("\n")
 
 
 def test_a_clean_set(write_set):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from frcnn_jax import terminal
 from frcnn_jax.evaluation import analysis, coco, errors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "coco_eval.json"
@@ -65,7 +66,7 @@ def test_files_hold_the_same_figures(found, tmp_path):
 
 
 def test_lines_name_every_type(found):
-    head, titles, *lines = analysis.table(found).split("\n")
+    head, titles, *lines = terminal.text(analysis.table(found)).split("\n")
     assert head.startswith("AP50 0.502: ") and titles.split()[0] == "error"
     assert [line.split()[0] for line in lines] == list(errors.TYPES)
 
@@ -80,5 +81,5 @@ def test_nothing_found_and_nothing_to_find(golden, tmp_path):
     assert empty["errors"]["background"]["count"] == false > 0
     for k, case in enumerate((nothing, empty)):
         analysis.save(case, tmp_path / str(k))
-        assert "n/a" in analysis.table(case)
+        assert "n/a" in terminal.text(analysis.table(case))
     assert rows(tmp_path / "1" / analysis.FILES[1])[0]["AP50"] == ""

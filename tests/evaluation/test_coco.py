@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from frcnn_jax import terminal
 from frcnn_jax.evaluation import coco, results
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "coco_eval.json"
@@ -178,7 +179,9 @@ def test_no_ground_truth_is_none_not_minus_one(caplog):
         assert all(metrics[key] is None for key in KEYS)
         assert metrics["per_class"]["cat"]["detections"] == len(found)
         assert "no ground truth" in caplog.text
-        assert "-1" not in coco.table(metrics) and "n/a" in coco.table(metrics)
+        assert "-1" not in terminal.text(
+            coco.table(metrics)
+        ) and "n/a" in terminal.text(coco.table(metrics))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +257,7 @@ def test_table_is_aligned_for_any_number_of_classes(count):
     truth = scene([(0, 0, 50, 50)])
     names = ["cat", "Bücherregal", "日本語", *(f"c{k}" for k in range(count))][:count]
     truth["categories"] = [{"id": 3 + k, "name": n} for k, n in enumerate(names)]
-    text = coco.table(coco.evaluate(truth, [hit((0, 0, 50, 50))]))
+    text = terminal.text(coco.table(coco.evaluate(truth, [hit((0, 0, 50, 50))])))
     rows = text.split("\n\n")[1].splitlines()
     assert len(rows) == 1 + count
     assert len({len(row) for row in rows if row.isascii()}) == 1

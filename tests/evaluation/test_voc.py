@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from frcnn_jax import terminal
 from frcnn_jax.evaluation import voc
 
 # Image, x, y, width, height, and image, score, x, y, width, height: the example of
@@ -122,13 +123,15 @@ def test_the_threshold_itself_is_a_hit_and_the_nearest_object_counts():
 def test_no_objects_at_all(caplog):
     found = voc.evaluate(*scene([], [(1, 0.9, 0, 0, 10, 5)]))
     assert found["AP"] is None and "no ground truth at all" in caplog.text
-    assert voc.table(found).splitlines()[0] == (
+    assert terminal.text(voc.table(found)).splitlines()[0] == (
         "mAP  n/a  (area, VOC 2010 on; IoU 0.5)"
     )
 
 
 def test_the_table_names_the_rule_and_every_class():
-    lines = voc.table(voc.evaluate(*scene(OBJECTS, FOUND), points="eleven")).split("\n")
+    lines = terminal.text(
+        voc.table(voc.evaluate(*scene(OBJECTS, FOUND), points="eleven"))
+    ).split("\n")
     assert lines[0].endswith("(11 recalls, VOC 2007; IoU 0.5)")
     assert lines[2].split() == ["class", "AP", "objects", "detections"]
     assert lines[3].split()[0] == "person" and lines[4].split()[1] == "n/a"

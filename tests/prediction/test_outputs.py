@@ -33,10 +33,15 @@ def paths(tmp_path, rng):
 def written(paths, out, kinds, score=0.5):
     """Of three pictures: the last is done first, the second cannot be read."""
     out.mkdir()
-    writer = outputs.Outputs(out, kinds, paths, score=score, max_pixels=10_000)
-    assert len(writer.add(2, found(0))) == 0
-    assert len(writer.add(0, found())) == (SCORES >= score).sum()
-    return writer.close(LABELS), sorted(p.name for p in out.iterdir())
+    with begun(out, kinds, paths, score) as writer:
+        assert len(writer.add(2, found(0))) == 0
+        assert len(writer.add(0, found())) == (SCORES >= score).sum()
+        said = writer.said()
+    return said, sorted(p.name for p in out.iterdir())
+
+
+def begun(out, kinds, paths, score=0.5):
+    return outputs.Outputs(out, kinds, paths, LABELS, score=score, max_pixels=10_000)
 
 
 def test_drawn_pictures_and_nothing_else(paths, tmp_path):
@@ -76,7 +81,7 @@ def test_a_table(paths, tmp_path):
     assert rows[0] == dict(
         zip(
             outputs.COLUMNS,
-            [str(paths[0]), "dog", "0.9000", "10.00", "5.00", "40.00", "30.00"],
+            [str(paths[0]), "", "dog", "0.9000", "10.00", "5.00", "40.00", "30.00"],
             strict=True,
         )
     )
@@ -107,7 +112,23 @@ def test_all_kinds_are_told_in_one_line(paths, tmp_path):
 def test_a_picture_is_not_drawn_over(paths):
     jpg = paths[0].rename(paths[0].with_suffix(".jpg"))
     with pytest.raises(ValueError, match=r"a\.jpg would be drawn over"):
-        outputs.Outputs(jpg.parent, ("pictures",), [jpg], score=0.5, max_pixels=10_000)
+        begun(jpg.parent, ("pictures",), [jpg])
+
+
+def test_files_are_complete_where_the_rest_fails(paths, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt), begun(out, ("coco", "csv"), paths) as files:
+        files.add(1, found())
+        assert len((out / "predictions.csv").read_text().splitlines()) < 4  # buffered
+        raise KeyboardInterrupt
+    assert len(json.loads((out / "predictions.json").read_text())) == 3
+    assert [
+        i["id"] for i in json.loads((out / "images.json").read_text())["images"]
+    ] == [1]
+    with begun(out, ("coco",), paths) as files:
+        files.add(1, found(0))
+    assert json.loads((out / "predictions.json").read_text()) == []
 
 
 def test_kinds_are_checked():

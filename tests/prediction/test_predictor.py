@@ -1,7 +1,9 @@
 """A narrow detector with fresh weights: what it says is arbitrary, not random."""
 
+import shutil
 import subprocess
 import sys
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 
 from frcnn_jax import Predictor, build, labels, runs
 from frcnn_jax.convert import files
-from frcnn_jax.data import transforms, views
+from frcnn_jax.data import transforms, video, views
 from frcnn_jax.porting import source
 from frcnn_jax.prediction import merge
+from frcnn_jax.prediction.predictor import Times
 
 NAMES = ("cat", "dog", "cow", "hen", "pig")
 
@@ -159,3 +162,23 @@ def test_views_together_are_what_each_shows(model, predictor, files_in, asked):
 def test_tiles_that_are_too_small(model):
     with pytest.raises(ValueError, match="--tile=8: tiles have 32 pixels or more"):
         Predictor(model, tile=8)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_a_video_gives_its_frames_in_order(predictor, tmp_path, rng):
+    made = video.Writer(tmp_path / "a.mkv", (40, 60), Fraction(10))
+    for _ in range(7):
+        made.write(rng.integers(0, 256, (40, 60, 3), np.uint8))
+    made.close()
+    seen = list(predictor.video(tmp_path / "a.mkv", every=2))
+    assert [number for number, _, _ in seen] == [0, 2, 4, 6]
+    for (_, _, found), one in zip(
+        seen, predictor([f for _, f, _ in seen]), strict=True
+    ):
+        equal(found, one)
+    with pytest.raises(transforms.BadImage, match=r"none\.mp4: .*No such file"):
+        next(predictor.video(tmp_path / "none.mp4"))
+
+
+def test_times_of_passes_are_added():
+    assert Times(1.0, 2.0, 3.0) + Times(10.0, 20.0) == Times(11.0, 22.0, 3.0)

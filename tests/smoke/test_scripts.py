@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pycocotools.coco import COCO
 
 from frcnn_jax import build, runs
 from frcnn_jax.convert import files
+from frcnn_jax.data import transforms, video
 from frcnn_jax.evaluation import analysis, coco
 from frcnn_jax.training import distributed, optimizer, step
 from frcnn_jax.training.checkpoint import Checkpoints
@@ -118,6 +120,10 @@ def test_training_says_and_leaves_what_it_should(trained):
     assert "train: 24 images" in printed and "val: 8 images" in printed
     assert printed.count("step 8/8") == 1 and "img/s" in printed
     assert "AP50" in printed and f"finished 8 steps in {workdir}" in printed
+    assert re.search(rf"best: step 8 of AP 0\.\d+, in {workdir / 'best'}\n", printed)
+    assert f"predict.py --workdir={workdir} --checkpoint=best PICTURES" in printed
+    started_with = json.loads((workdir / "config.json").read_text())["config_file"]
+    assert started_with["name"] == "demo.py"
     assert "unreadable" not in printed
     (warning,) = [x for x in printed.splitlines() if x.startswith("warning")]
     assert "of the objects have no anchor of IoU 0.5" in warning  # so narrow is it
@@ -183,6 +189,8 @@ def test_a_killed_run_continues_to_the_same_bits(trained, root, tmp_path):
     assert process.returncode == 143 and "SIGTERM: saving, then leaving" in told
     saved = int(continued.split()[4]) + 1
     assert (workdir / "checkpoints" / str(saved)).exists()
+    page = (workdir / "report.html").read_text(encoding="utf-8")
+    assert "without evaluation" in page and f"report: {workdir}" in told
     assert f"continuing {workdir} at step {saved} of" in train(workdir, root).stdout
     ours, theirs = final_state(workdir), final_state(whole)
     assert ours.step == theirs.step == 8
@@ -267,6 +275,8 @@ def test_eval_scores_a_folder_and_draws(trained, tmp_path):
     per_class = scores(out / "eval.json")["per_class"].values()
     assert len(results) == sum(row["detections"] for row in per_class)
     assert re.search(r"^localisation +\d+ +\d\.\d{3}$", printed, re.M)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "fields that differ from demo.py" in page  # as the run's folder knows
     totals = json.loads((out / "analysis.json").read_text())["totals"]
     assert totals["AP50"] == pytest.approx(scores(out / "eval.json")["AP50"])
     assert all((out / name).exists() for name in analysis.FILES)
@@ -358,10 +368,37 @@ def test_predict_reads_patterns_and_lists_and_writes_every_kind(
     assert {p.stem for p in out.glob("*.jpg")} == names
     assert {p.stem for p in (out / "yolo").iterdir()} == names
     rows = (out / "predictions.csv").read_text().splitlines()[1:]
-    assert {row.split(",")[1] for row in rows} <= {"square", "star"}
+    assert {row.split(",")[2] for row in rows} <= {"square", "star"}
     assert f", {len(rows)} detections, " in lines[-1]
     results = COCO(out / "images.json").loadRes(str(out / "predictions.json"))
     assert {a["category_id"] for a in results.anns.values()} <= {2, 4}
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_predict_looks_at_videos(trained, root, tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    still, clip, out = root / "images" / "val_0001.jpg", tmp_path / "a.mp4", "out"
+    frame = transforms.decode(still)
+    made = video.Writer(clip, frame.shape[:2], Fraction(5))
+    for _ in range(5):
+        made.write(frame)
+    made.close()
+    words = [f"--workdir={trained[0]}", f"--out={tmp_path / out}", "--score=0.05"]
+    words += ["--save=csv,yolo,coco,pictures", "--every=2", still, clip]
+    printed = run("predict.py", *words, tmp_path / "bad.mp4").stdout
+    for line in (f"{clip} frame 0/5: ", f"{clip} frame 4/5: ", f"{still}: "):
+        assert printed.count(line) == 1
+    assert f"skipped: {tmp_path / 'bad.mp4'}: " in printed
+    assert "4 pictures, " in printed and "1 of 3 files could not be read" in printed
+    kept = video.probe(tmp_path / out / "a.mp4")
+    assert (kept.count, float(kept.rate)) == (3, 2.5)
+    names = {f"a_{n:06d}.txt" for n in (0, 2, 4)} | {"val_0001.txt"}
+    assert {p.name for p in (tmp_path / out / "yolo").iterdir()} == names
+    images = json.loads((tmp_path / out / "images.json").read_text())["images"]
+    assert [i.get("frame") for i in images] == [None, 0, 2, 4]
+    assert len({i["id"] for i in images}) == 4
+    rows = (tmp_path / out / "predictions.csv").read_text().splitlines()[1:]
+    assert {row.split(",")[1] for row in rows} <= {"", "0", "2", "4"}
 
 
 # ---- what cannot work
@@ -473,9 +510,13 @@ def test_nothing_that_can_be_read(trained, tmp_path):
 
 
 def test_an_unknown_class_of_prediction(trained, root, tmp_path):
-    words = [f"--workdir={trained[0]}", root / "images", f"--out={tmp_path}"]
+    """It is told before weights are looked for, of which there are none."""
+    shutil.copy(trained[0] / "config.json", tmp_path)
+    words = [f"--workdir={tmp_path}", root / "images", f"--out={tmp_path / 'out'}"]
     done = run("predict.py", *words, "--classes=star,cirle", code=1)
     assert_plain(done, "'cirle' is none of the 5 .*; did you mean 'circle'")
+    done = run("predict.py", *words, "--tile=20", code=1)
+    assert_plain(done, "--tile=20: tiles have 32 pixels or more")
 
 
 def test_wrong_words_of_scoring(tmp_path):

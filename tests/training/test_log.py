@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from frcnn_jax.training import log
-from frcnn_jax.training.log import Clock, MetricLog, duration, progress_line
+from frcnn_jax.training.log import Clock, MetricLog, progress_line
 
 
 def lines(folder):
@@ -128,14 +128,6 @@ def test_without_tensorboard_nobody_looks(tmp_path):
     metrics.picture(4, "val/1", np.zeros((8, 8, 3), np.uint8))
     metrics.close()
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-3, "0s"), (0, "0s"), (5.9, "5s"), (65, "1m05s"), (3725, "1h02m")],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
 
 
 VALUES = {
