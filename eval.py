@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
     devices.check(FLAGS.require)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
-    with distributed.ending_together():
-        evaluate(run, Path(FLAGS.out or FLAGS.workdir or "runs/eval"))
+    out = Path(FLAGS.out or FLAGS.workdir or "runs/eval")
+    with distributed.ending_together(), runs.writing(out, "--out"):
+        evaluate(run, out)
 
 
 def evaluate(run: config.Run, out: Path) -> None:
     """Scores on every device; the first process writes and draws."""
     loaded, data = load(run)
-    out.mkdir(parents=True, exist_ok=True)
     mesh = distributed.make_mesh()
     evaluator = build.Evaluator(loaded.run, data, mesh)
     results = evaluator.results(distributed.replicate(loaded.variables, mesh))

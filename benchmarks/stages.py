@@ -8,9 +8,9 @@ stages include their gradients, and frozen weights have none. A stage's floor is
 larger of two times: its operations (XLA's count) at the speed of a large matrix product
 on this device, and its inputs, outputs and gradients, touched once, at the speed of a
 large copy. Loops whose length depends on data (suppression, RoIAlign) count once, so
-their floor is too low. `rest_ms` is the whole call less the stages: what fusing across
-stages saves is negative. The table goes to standard error, the line of JSON to standard
-output.
+their floor is too low (see `devices.operations`). `rest_ms` is the whole call less the
+stages: what fusing across stages saves is negative. The table goes to standard error,
+the line of JSON to standard output.
 """
 
 import statistics
@@ -54,8 +54,8 @@ class Stages:
 
     def time(self, name: str, function: Callable, *args: Any) -> Any:
         """Times `function(*args)` on the device; returns what it gives."""
-        lowered = jax.jit(function).lower(*args)
-        compiled, gflop = lowered.compile(), lowered.cost_analysis()["flops"] / 1e9
+        traced = jax.jit(function).trace(*args)
+        compiled, gflop = traced.lower().compile(), devices.operations(traced) / 1e9
         found, ms = call(lambda: compiled(*args), self.repeats)
         gb = size(jax.tree.leaves((args, found))) / 1e9
         self.add(name, ms, gflop, gb)

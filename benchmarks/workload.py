@@ -42,6 +42,7 @@ from frcnn_jax import config
 from frcnn_jax.detectors import faster_rcnn, rpn
 from frcnn_jax.ops.canvas import DIVISOR
 from frcnn_jax.ops.roi_align import roi_align
+from frcnn_jax.training import devices
 from frcnn_jax.types import Batch, Detector, Variables
 
 CLASSES = 80  # where the configuration takes their number from the data
@@ -278,9 +279,8 @@ def parameters(variables: Variables) -> int:
 def gflops(detector: Detector, variables: Variables, batch: Batch) -> float:
     """Billions of floating-point operations of one prediction, by XLA's count.
 
-    Counted before optimisation, so it does not depend on the device; a loop whose
-    length depends on data (suppression, RoIAlign) counts once.
+    It does not depend on the device, see `devices.operations`.
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
-    costs = jax.jit(detector.predict).lower(like, batch).cost_analysis()
-    return round(costs["flops"] / 1e9, 2)
+    traced = jax.jit(detector.predict).trace(like, batch)
+    return round(devices.operations(traced) / 1e9, 2)

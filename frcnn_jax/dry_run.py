@@ -178,9 +178,9 @@ def compiled(kind: str, hw: tuple[int, int], mesh: Mesh, function, *shapes) -> P
     Errors: ValueError for what XLA refuses, which on a TPU includes too little memory.
     """
     start = time.perf_counter()
-    lowered = function.lower(*shapes)
+    traced = function.trace(*shapes)
     try:
-        plan = lowered.compile().memory_analysis()
+        plan = traced.lower().compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -189,8 +189,7 @@ def compiled(kind: str, hw: tuple[int, int], mesh: Mesh, function, *shapes) -> P
     seconds = time.perf_counter() - start
     held = plan.argument_size_in_bytes + plan.output_size_in_bytes
     held += plan.temp_size_in_bytes - plan.alias_size_in_bytes
-    # The body of a shard_map counts once, with the shapes of one device.
-    flops = lowered.cost_analysis()["flops"] * mesh.size
+    flops = devices.operations(traced) * mesh.size
     return Program(f"{kind} {hw[0]}x{hw[1]}", flops / 1e9, held, seconds)
 
 

@@ -32,9 +32,14 @@ FLAGS = flags.FLAGS
 
 def main(argv: list[str]) -> None:
     cli.refuse_extra(argv)
-    out = Path(FLAGS.out)
     run = runs.chosen(FLAGS.config, FLAGS.workdir, FLAGS.weights)
     run = cli.checked(cli.with_fields(run))
+    with runs.writing(Path(FLAGS.out), "--out"):
+        export(run, Path(FLAGS.out))
+
+
+def export(run: config.Run, out: Path) -> None:
+    """Writes the folder and says how its programs compare with the detector."""
     model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
     named = model.labels or labels.guessed(run)
     canvases = views.canvases(run.data, views.chosen(run.data))

@@ -29,12 +29,14 @@ LIGHT = "torchvision_mobilenet_320_fpn"
 FILES = (
     "architectures",
     "checkpoint",
+    "cold_start",
     "compare",
     "compile",
     "convert",
     "data",
     "export",
     "growth",
+    "report",
     "scaling",
     "stages",
 )
@@ -48,6 +50,8 @@ machine and setting, a median with the least and the most in parentheses; weight
 random ones under which objects are found. A commit with a star was measured with
 changes that it does not contain. [benchmarks/README.md](../benchmarks/README.md) says
 what each script measures; time of every architecture is in [results.md](results.md)."""
+
+WAITED = "As a user waits, from the command line on (`benchmarks/cold_start.py`):"
 
 SECTIONS = (
     (
@@ -95,7 +99,13 @@ SECTIONS = (
     (
         "Cold start",
         "First call of a process without and with JAX's compilation cache.",
-        tables.started,
+        lambda: "\n\n".join([tables.started(), WAITED, tables.waited()]),
+    ),
+    (
+        "Reports",
+        "COCO's numbers of images and classes, detections drawn by chance"
+        " (`benchmarks/report.py`).",
+        tables.reported,
     ),
     (
         "Exports",

@@ -359,6 +359,57 @@ def started() -> str:
     )
 
 
+def waited() -> str:
+    """From the command line to the first result."""
+    return table(
+        " command| until| configuration|imports s|cold s|with cache s| on| day| commit",
+        (
+            [
+                f"{name}.py",
+                {"predict": "the first picture", "train": "the first step"}[name],
+                f"{line['config']}, {line['dtype']}"
+                + (f", batch {line['batch']}" if name == "train" else ""),
+                f"{line[name]['imports_s']:.1f}",
+                *(
+                    span(line[name][f"{kind}_all_s"], line[name][f"{kind}_s"], 1)
+                    for kind in ("cold", "cached")
+                ),
+                *source(line),
+            ]
+            for line in newest(lines("cold_start"), "config", "batch")
+            for name in ("predict", "train")
+        ),
+    )
+
+
+def reported() -> str:
+    """What a report costs, and how busy prediction keeps the device."""
+    found = newest(lines("report"), "images", "classes")
+    costs = table(
+        "images|classes|detections|COCO metric s|report s|page MB|peak MiB"
+        "| on| day| commit",
+        (
+            [
+                *(str(line[n]) for n in ("images", "classes", "detections")),
+                f"{line['metrics_s']:.1f}",
+                f"{line['report_s']:.1f}",
+                f"{line['page_mb']:.1f}",
+                f"{line['peak_rss_mb']:.0f}",
+                *source(line),
+            ]
+            for line in found
+        ),
+    )
+    told = [
+        f"`predict.py` with {one['config']} on {one['pictures']} pictures, drawn:"
+        f" {one['images_per_s']:.1f} pictures a second, {one['waiting_percent']} % of"
+        f" the time waiting for pictures ({', '.join(source(line))})."
+        for line in found
+        if (one := line["prediction"])
+    ]
+    return "\n\n".join([costs, *told])
+
+
 def exported() -> str:
     """The forms in which a detector can be taken along."""
     called = {

@@ -137,6 +137,10 @@ class Graph:
         if kind in CALLS:
             body = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
             return self._closed(body, inputs)
+        if kind == "platform_index":  # of lax.platform_dependent: take what is for all
+            return [self.known(np.int32(eqn.params["platforms"].index(None)))]
+        if kind == "cond" and inputs[0].array is not None:
+            return self._closed(eqn.params["branches"][inputs[0].array], inputs[1:])
         if kind == "while":
             return self._while(eqn.params, inputs)
         if kind == "scan":

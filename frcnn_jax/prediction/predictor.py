@@ -30,7 +30,7 @@ class Times:
     """Where the seconds of one pass over pictures went."""
 
     total: float = 0.0  # without `compiling`
-    waiting: float = 0.0  # for pictures to be read
+    waiting: float = 0.0  # for pictures to be read, while nothing was computed
     compiling: float = 0.0  # and tracing, once for each canvas and batch size
 
     def __add__(self, other: "Times") -> "Times":
@@ -141,7 +141,8 @@ class Predictor:
         while more:
             asked = time.perf_counter()
             batch = next(batches, None)
-            self.times.waiting += time.perf_counter() - asked
+            if running is None or running[0].scores.is_ready():
+                self.times.waiting += time.perf_counter() - asked
             more, started = batch is not None, batch and self._start(*batch)
             if running is not None:
                 yield from self._finish(*running, parts)

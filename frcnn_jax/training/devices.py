@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,18 @@ def matmul_gflops(dtype: str, seconds: float = 0.05) -> float:
             best = max(best, 2 * side**3 / took / 1e9)
         side *= 2
     return best
+
+
+def operations(traced: Any) -> float:
+    """Floating-point operations of `jax.jit(f).trace(...)`, counted before compiling.
+
+    Counted as for a TPU, whatever is here: on CPUs convolutions in groups are wider
+    than they must be, and loops of weight gradients would count once. Loops whose
+    length depends on data (suppression, RoIAlign) do count once. The body of a
+    shard_map counts with the shapes of one device.
+    """
+    lowered = traced.lower(lowering_platforms=("tpu",))
+    return lowered.cost_analysis()["flops"]
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import workload
+from benchmarks import cold_start, workload
 from frcnn_jax import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,6 +219,21 @@ def test_the_input_pipeline_is_timed_and_weighed(shapes_root):
     words = ["--records=64", "--batch=4", "--epochs=2"]
     line = only_line(run(BENCHMARKS / "data.py", *words))
     assert len(line["rss_mb"]) > 10 and min(line["rss_mb"]) > 20 and line["img_s"] > 0
+
+
+def test_a_report_is_timed_and_weighed(tmp_path):
+    words = ["--images=40", "--classes=7", "--pictures=0", f"--save={tmp_path}"]
+    line = only_line(run(BENCHMARKS / "report.py", *words))
+    assert (line["images"], line["classes"], line["detections"]) == (40, 7, 4000)
+    assert line["report_s"] > 0 and line["page_mb"] > 0.01 and line["peak_rss_mb"] > 50
+    assert line["prediction"] is None
+
+
+def test_waiting_ends_with_the_line_waited_for():
+    slow = "import time; print('ready: 1', flush=True); time.sleep(60)"
+    assert 0 < cold_start.time_until("ready: ", ["-c", slow]) < 30
+    with pytest.raises(RuntimeError, match="never said 'ready': almost"):
+        cold_start.time_until("ready", ["-c", "print('almost ready')"])
 
 
 def test_converting_is_timed_beside_its_imports(tiny, tmp_path):
