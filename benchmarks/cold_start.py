@@ -45,6 +45,7 @@ def measured(asked: argparse.Namespace, place: Path) -> dict[str, dict]:
     picture = place / "data" / "images" / "val_0000.jpg"
     config, classes = f"--config={asked.config}", "--config.model.num_classes=5"
     train = ["train.py", config, f"--config.data.root={place / 'data'}", classes]
+    train += ["--config.data.train=train", "--config.data.val=val"]
     train += [f"--config.train.batch_size={asked.batch}", "--config.train.steps=1"]
     train += ["--config.train.log_every=1", "--config.init.load="]
     script(*train, f"--workdir={place / 'run'}")  # for a checkpoint to predict with

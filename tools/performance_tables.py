@@ -87,6 +87,12 @@ def setting(line: Line) -> str:
     return said if precision == "default" else f"{said}, {precision}"
 
 
+def compiled(line: Line) -> str:
+    """What of the peer went through `torch.compile`, in words."""
+    what = line["peer"].get("compile", "none")
+    return "" if what == "none" else f", {what} by torch.compile"
+
+
 def compared() -> str:
     """Ours beside the peer."""
 
@@ -95,7 +101,7 @@ def compared() -> str:
 
     def row(line):
         peer, ours = line["peer"], line["ours"]
-        said = f"{peer['lib']} {peer.get(peer['lib'], '')}".strip()
+        said = f"{peer['lib']} {peer.get(peer['lib'], '')}".strip() + compiled(line)
         return [
             program(line["mode"]),
             ours["config"],
@@ -108,7 +114,7 @@ def compared() -> str:
         ]
 
     keys = (own(name) for name in ("config", "size", "batch", "dtype", "precision"))
-    found = newest(lines("compare"), "mode", *keys)
+    found = newest(lines("compare"), "mode", compiled, *keys)
     head = " what| configuration| size|boxes|ours ms|peer ms|ratio| on| day| commit"
     return table(head, map(row, found))
 
