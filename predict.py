@@ -30,7 +30,7 @@ flags.DEFINE_string("workdir", None, "Folder of a trained run.")
 flags.DEFINE_string(
     "weights", None, "Weights file, with --config unless of convert.py; or a name."
 )
-flags.DEFINE_string("out", None, "Folder for pictures and predictions.", required=True)
+flags.DEFINE_string("out", None, "Where to write; default: WORKDIR/predictions.")
 flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "Of the workdir; best: by AP."
 )
@@ -44,7 +44,10 @@ flags.DEFINE_list("save", ["pictures", "coco"], "Of pictures, coco, yolo, csv.")
 
 
 def main(argv: list[str]) -> None:
-    kinds, out = outputs.checked(FLAGS.save), Path(FLAGS.out)
+    kinds = outputs.checked(FLAGS.save)
+    if not (FLAGS.out or FLAGS.workdir):
+        raise ValueError("name the folder to write into with --out=DIR")
+    out = Path(FLAGS.out or Path(FLAGS.workdir, "predictions"))
     paths = pictures.find(argv[1:], sys.stdin)
     if "pictures" in kinds:
         pictures.drawings(paths, out)  # refuses to draw over one of them
@@ -89,6 +92,7 @@ def load() -> Predictor:
     if known := runs.named_by(FLAGS.workdir, FLAGS.weights):
         numbers(FLAGS.classes, known.class_names, FLAGS.weights or FLAGS.workdir)
     model = runs.trained(run, FLAGS.workdir, FLAGS.weights, FLAGS.checkpoint)
+    print(f"model: {model.source}", flush=True)
     # The files of results hold low scores too; the others are cut at --score.
     return Predictor(model, score=0.0, classes=FLAGS.classes, **looks)
 

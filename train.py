@@ -78,7 +78,8 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
         results = evaluator.results(variables, stop.check)
         metrics = {"step": done, **evaluator.metrics(results)}
         last = (metrics, results) if first else None
-        terminal.show(score.table(metrics))
+        head = f"evaluation after step {done}, {val.name}:"
+        terminal.show([head, *score.table(metrics)])
         if first:
             score.save(metrics, workdir / "eval.json")
         draw(run, val, results, done, log)
@@ -186,11 +187,14 @@ def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:
     """Prints what is about to happen."""
     count = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
     buckets = ", ".join(f"{h}x{w}" for h, w in batches.buckets)
+    waits = "; compiling a program for each, which may take minutes, once"
+    if not jax.config.jax_compilation_cache_dir:
+        waits += " (JAX_COMPILATION_CACHE_DIR=DIR keeps it for the next start)"
     print(
         f"{plan.total} steps of {run.train.batch_size} images on {mesh.size}"
         f" {jax.devices()[0].platform} device(s); {schedule.text(run.train)};"
-        f" {count / 1e6:.1f} M parameters; canvases {buckets};"
-        f" compiling one program for each, please wait",
+        f" {count / 1e6:.1f} M parameters; canvases {buckets}"
+        + (waits if int(state.step) < plan.total else ""),
         flush=True,
     )
 

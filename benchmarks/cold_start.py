@@ -79,21 +79,20 @@ def time_until(until: str, words: list[str], cache: Path | None = None) -> float
     Errors: RuntimeError where it ends without that line.
     """
     start, said = time.perf_counter(), []
-    run = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, *words],
         cwd=record.ROOT,
         env=environment(cache),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    for line in run.stdout:
-        said.append(line)
-        if line.startswith(until):
-            seconds = time.perf_counter() - start
-            run.kill()
-            run.communicate()
-            return seconds
+    ) as run:
+        for line in run.stdout:
+            said.append(line)
+            if line.startswith(until):
+                seconds = time.perf_counter() - start
+                run.kill()
+                return seconds
     raise RuntimeError(f"{words[0]} never said {until!r}: {''.join(said[-5:])}")
 
 

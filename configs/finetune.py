@@ -1,8 +1,8 @@
-"""Fine-tuning on your own COCO-format data: `--config.data.root=DIR` is enough.
+"""Fine-tuning on your own COCO, VOC or YOLO folder: `--config.data.root=DIR`.
 
-Class names and their number come from the JSON. A ResNet-18 trunk with its stages to C4
-keeps it quick on a CPU; start it from ImageNet weights with
-`--config.init.load=torchvision:resnet18`.
+Class names and their number come from the data. A ResNet-18 trunk with its stages to C4
+keeps it quick on a CPU. Start it from ImageNet weights, downloaded once, with
+`--config.init.load=torchvision:resnet18`: its frozen layers learn nothing themselves.
 """
 
 from frcnn_jax import config

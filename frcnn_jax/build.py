@@ -320,5 +320,6 @@ def scratch_warning(run: config.Run) -> str:
         return ""
     return (
         f"warning: training starts from random weights with {' and '.join(frozen)};"
-        " frozen random layers are useless: load weights with --config.init.load=FILE"
+        " frozen random layers are useless: load weights with --config.init.load=FILE,"
+        " or a name such as torchvision:resnet18"
     )

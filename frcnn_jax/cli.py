@@ -109,7 +109,8 @@ def run(main: Callable[[list[str]], None]) -> None:
         except EXPECTED as error:
             if flags.FLAGS.debug_errors:
                 traceback.print_exc()
-            _stop(str(error), getattr(error, "exit_code", 1))
+            prefix = getattr(error, "prefix", "error: ")
+            _stop(str(error), getattr(error, "exit_code", 1), prefix)
 
     app.run(guarded, flags_parser=parse)
 
@@ -154,8 +155,8 @@ def with_fields(run: config.Run) -> config.Run:
     return values.config
 
 
-def _stop(message: str, code: int = 1) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _stop(message: str, code: int = 1, prefix: str = "error: ") -> None:
+    print(f"{prefix}{message}", file=sys.stderr)
     sys.exit(code)
 
 

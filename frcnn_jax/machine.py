@@ -151,6 +151,8 @@ def options() -> Iterator[Line]:
     """Libraries and programs that something optional needs."""
     for name, use in OPTIONAL.items():
         yield Line(name, f"{version(name) or 'not there'}, for {use}")
+    there = shutil.which("ffmpeg") or "not there"
+    yield Line("ffmpeg", f"{there}, for predicting on videos")
 
 
 def gib(size: float) -> str:

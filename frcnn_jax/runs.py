@@ -226,8 +226,13 @@ def trained(
 ) -> Trained:
     """A model from a run's folder, from a weights file, or both (the file wins).
 
-    `which` is the checkpoint of a folder: "latest" or "best".
+    `which` is the checkpoint of a folder: "latest" or "best". Errors: ValueError for
+    any other.
     """
+    if which not in (checkpoint.LATEST, checkpoint.BEST):
+        raise ValueError(
+            f"checkpoint {which!r}: choose {checkpoint.LATEST!r} or {checkpoint.BEST!r}"
+        )
     named = named_by(workdir, weights)
     if weights is not None:
         return Trained(run, named, build.variables(run, weights), weights, None)
@@ -236,7 +241,8 @@ def trained(
     like = distributed.replicate(build.fresh_variables(run), mesh)
     with checkpoint.Checkpoints(workdir, None) as saved:
         found, number = saved.restore_variables(like, which)
-    name = f"{workdir} at step {number}" + (" (best)" if which != "latest" else "")
+    best = " (best)" if which == checkpoint.BEST else ""
+    name = f"{workdir} at step {number}{best}"
     return Trained(run, named, found, name, number)
 
 

@@ -1,5 +1,6 @@
 """Tables and progress: by rich on a terminal, as plain lines for grep elsewhere."""
 
+import functools
 import os
 import time
 import unicodedata
@@ -29,7 +30,7 @@ Part = str | Rows  # of what is shown: lines, or a table
 
 def show(parts: Iterable[Part]) -> None:
     """Prints lines and tables, one after the other."""
-    console, parts = Console(highlight=False), list(parts)
+    console, parts = _console(), list(parts)
     if not _interactive(console):
         print(text(parts), flush=True)
         return
@@ -59,7 +60,7 @@ def track(
     print lines of their own. `total` items, None if nobody knows, of which `done` were
     there before. The bar goes when the items end, or with `close`.
     """
-    console = Console()
+    console = _console()
     if not _interactive(console):
         yield from _told(items, what, total, done, every) if every else items
         return
@@ -113,6 +114,12 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+@functools.cache
+def _console() -> Console:
+    """The one of this process: a bar makes room for what others print through it."""
+    return Console(highlight=False)
 
 
 def _interactive(console: Console) -> bool:

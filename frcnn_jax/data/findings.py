@@ -136,8 +136,8 @@ FAULTS = {
     ),
     "label-line": Fault(
         "error",
-        "lines of label files that are no boxes",
-        "write `class cx cy width height` in shares of the picture",
+        "lines of label files that are no boxes of known classes",
+        "write `class cx cy width height`, a class of data.yaml and shares of sides",
     ),
     "background": Fault(
         "warn",

@@ -61,9 +61,11 @@ def _listed(lines: Iterable[str]) -> list[Path]:
 def _inside(folder: Path) -> list[Path]:
     inside = sorted(filter(_known, folder.iterdir()))
     if not inside:
+        below = [p for p in sorted(folder.glob("*/")) if any(map(_known, p.iterdir()))]
+        hint = f"; there are some in {', '.join(map(str, below[:5]))}" if below else ""
         raise FileNotFoundError(
             f"no pictures in {folder} (looked for"
-            f" {', '.join(SUFFIXES + video.SUFFIXES)})"
+            f" {', '.join(SUFFIXES + video.SUFFIXES)}){hint}"
         )
     return inside
 

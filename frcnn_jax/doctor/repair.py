@@ -42,7 +42,12 @@ def write(split: Checked, root: Path, path: Path) -> int:
 
 def repaired(split: Checked, root: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the repaired COCO dictionary of a split, and what was changed."""
-    raw, log = split.examined.raw, []
+    raw = split.examined.raw
+    # Lines that could not be read are no entries: their boxes are missing in the copy.
+    unread = split.findings.of("label-line")
+    log = [f"{found.text()}: left out" for found in unread]
+    if (more := split.findings.counts.get("label-line", 0) - len(unread)) > 0:
+        log.append(f"{more} more lines of label files: left out")
     images = _images(split, root, log)
     categories, same = _categories(raw.content["categories"], log)
     known = dict.fromkeys(i["id"] for i in _named(raw.content["images"]))

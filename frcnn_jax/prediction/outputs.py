@@ -70,6 +70,7 @@ class Outputs:
         Errors: ValueError for a drawing that would replace one of the pictures.
         """
         self.detections, self.all = 0, 0  # from the score on; of any score
+        self._best = 0.0  # score
         self._out, self._kinds, self._paths, self._labels = out, kinds, paths, labels
         self._score, self._limit = score, max_pixels
         self._stems = pictures.stems(paths)
@@ -150,6 +151,7 @@ class Outputs:
     ) -> None:
         """Append one picture to the files of text."""
         self.detections += len(shown)
+        self._best = max(self._best, found.scores.max(initial=0.0))
         of = {"file_name": str(path)} | ({} if frame is None else {"frame": frame})
         if "yolo" in self._kinds:
             (self._out / "yolo" / f"{name}.txt").write_text(yolo_lines(shown))
@@ -181,7 +183,10 @@ class Outputs:
         shown = f"{self.detections} detections with score >= {self._score:g}"
         parts = [" ".join((shown, ", ".join(places)))] if places else []
         if "coco" in self._kinds:
-            parts.append(f"all {self.all} are in {self._out / 'predictions.json'}")
+            file = self._out / "predictions.json"
+            parts.append(f"all {self.all} of any score are in {file}")
+        if not self.detections and self._best > 0:
+            parts.append(f"the highest score is {self._best:.2f}, see --score")
         return "; ".join(parts)
 
     def _write_images(self) -> None:

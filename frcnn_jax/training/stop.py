@@ -23,6 +23,8 @@ AGREE_EVERY = 10  # steps between which several processes compare notes
 class Stopped(ArithmeticError):
     """Training ended early because it was told to; everything is saved."""
 
+    prefix = ""  # of the message: no error
+
     def __init__(self, message: str, exit_code: int):
         """Keep the exit code of the process."""
         super().__init__(message)

@@ -56,7 +56,7 @@ def test_results_are_read_back(paths, tmp_path):
     out = tmp_path / "out"
     said, names = written(paths, out, ("coco",))
     assert names == ["images.json", "predictions.json"]
-    assert said == f"all 3 are in {out / 'predictions.json'}"
+    assert said == f"all 3 of any score are in {out / 'predictions.json'}"
     results = json.loads((out / "predictions.json").read_text())
     assert {row["file_name"] for row in results} == {str(paths[0])}
     again = from_results(results, 0, LABELS.category_ids)
@@ -105,7 +105,7 @@ def test_all_kinds_are_told_in_one_line(paths, tmp_path):
     table, lines = out / "predictions.csv", out / "yolo"
     assert said == (
         f"3 detections with score >= 0.1 drawn into {out}, in {table}, in {lines};"
-        f" all 3 are in {out / 'predictions.json'}"
+        f" all 3 of any score are in {out / 'predictions.json'}"
     )
 
 
