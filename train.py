@@ -187,7 +187,7 @@ def describe(run: config.Run, state, batches, plan: loop.Plan, mesh) -> None:
     """Prints what is about to happen."""
     count = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
     buckets = ", ".join(f"{h}x{w}" for h, w in batches.buckets)
-    waits = "; compiling a program for each, which may take minutes, once"
+    waits = "; compiling a program for each, once, please wait: it may take minutes"
     if not jax.config.jax_compilation_cache_dir:
         waits += " (JAX_COMPILATION_CACHE_DIR=DIR keeps it for the next start)"
     print(
