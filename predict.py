@@ -52,6 +52,8 @@ def main(argv: list[str]) -> None:
     if "pictures" in kinds:
         pictures.drawings(paths, out)  # refuses to draw over one of them
     with runs.writing(out, "--out"):
+        if any(out.iterdir()):
+            print(f"note: {out} holds files already; what has no new one stays there")
         predict(paths, out, kinds)
 
 

@@ -18,7 +18,12 @@ OBJECTS = 50_000  # matched with the anchors
 
 
 def warnings(run: config.Run, train: Dataset, val: Dataset) -> Iterator[str]:
-    """Yield a line for each oddity: anchors that do not fit, files in both, sizes."""
+    """Yield a line for each oddity: warm-up, anchors that do not fit, files, sizes."""
+    if 0 < run.train.steps <= run.train.warmup_steps:
+        yield (
+            f"train.warmup_steps is {run.train.warmup_steps}, so the learning rate is"
+            f" not reached in {run.train.steps} steps"
+        )
     some = _every(train, max(1, sum(len(r.boxes) for r in train.records) // OBJECTS))
     numbers = statistics.of(some, run)
     if len(numbers.side):

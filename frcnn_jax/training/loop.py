@@ -54,9 +54,8 @@ def fit(
 ) -> TrainState:
     """Trains from `state` to the plan's last step, or until patience ends.
 
-    `batches` begin with that of `state.step`. One step is in flight while the next is
-    fetched; the wait is idle only if the device ran dry. An evaluation that was cut off
-    is done first. Errors: SaveFailed; NonFinite, Stopped: with the state saved.
+    `batches` begin with that of `state.step`; the next is fetched while a step runs. An
+    evaluation cut off is done first. Errors: SaveFailed; NonFinite, Stopped: all saved.
     """
     plan, clock, started, last = rails.plan, Clock(), None, None
     done, guard, watch = int(state.step), Guard(rails, train), Watch()
@@ -69,7 +68,8 @@ def fit(
 
         # Step: wait for the one before, so that at most two are in flight
         before = last
-        state, metrics = step_fn(state, batch, key)
+        with watch.on(f"the program of step {done + 1}, compiled once for each canvas"):
+            state, metrics = step_fn(state, batch, key)
         done += 1
         last = Taken(done, metrics, arrays)
         with watch.on(f"step {done - 1} on the device"):

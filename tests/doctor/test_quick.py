@@ -24,6 +24,17 @@ def test_a_good_set_gives_no_line(write_set):
     assert list(quick.warnings(fitting(), *found)) == []
 
 
+def test_a_warm_up_longer_than_the_run_is_told(write_set):
+    write_set({"a.png": encode(scene())})
+    root = write_set({"b.png": encode(scene(5))}, split="val")
+    run = fitting()
+    run.train.steps, run.train.warmup_steps = 12, 30
+    (line,) = quick.warnings(run, loaded(root, "train"), loaded(root, "val"))
+    assert line == (
+        "train.warmup_steps is 30, so the learning rate is not reached in 12 steps"
+    )
+
+
 def test_shared_files_sizes_and_anchors_are_told(write_set):
     write_set({"a.png": encode(scene())}, sizes={"a.png": (80, 40)})
     root = write_set({"a.png": encode(scene()), "b.png": b"no"}, split="val")
