@@ -76,6 +76,7 @@ def predict(paths: list[Path], out: Path, kinds: tuple[str, ...]) -> None:
                     print(f"{place}: {listed(told)}", flush=True)
                     count += 1
             times += predictor.times
+            predictor.times = Times()  # a file that is no video makes no pass
         if skipped == len(paths):
             raise ValueError(f"none of {len(paths)} files could be read")
         written = files.said()

@@ -166,7 +166,7 @@ def next_steps(workdir: Path, scores: dict[int, float | None]) -> str:
     folder = shlex.quote(str(workdir))
     model = f"--workdir={folder}{which}"
     lines += [
-        f"draw detections:\n  python predict.py {model} PICTURES --out={folder}/found",
+        f"draw detections:\n  python predict.py {model} PICTURES",
         f"see what fails:\n  python eval.py {model} --report --pictures",
         f"deploy:\n  python tools/export.py {model} --out={folder}/export",
     ]

@@ -94,10 +94,10 @@ def _told(items: Iterable[T], what: str, total: int | None, done: int, every: fl
         yield item
         now = time.perf_counter()
         if now - last >= every:
-            left = (
-                "" if total is None else (now - start) / count * (total - done - count)
-            )
-            eta = f"  eta {duration(left)}" if total is not None else ""
+            eta = ""
+            if total is not None:
+                left = (now - start) / count * (total - done - count)
+                eta = f"  eta {duration(left)}"
             print(f"{what} {done + count}{of}{eta}", flush=True)
             last = now
 

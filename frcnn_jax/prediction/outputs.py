@@ -101,11 +101,11 @@ class Outputs:
     def __exit__(self, *_) -> None:
         """Complete every file, of what was added so far."""
         self._pool.shutdown()
-        self.end_video()
         if "coco" in self._kinds:
             self._results.write("\n]\n" if self.all else "[]\n")
             self._write_images()
         self._open.close()
+        self.end_video()  # last, for it may fail
 
     def add(self, number: int, found: Found) -> Found:
         """Take the detections of a picture and give those from the score on.

@@ -155,7 +155,6 @@ def test_compiling_is_timed_cold_and_from_the_cache(tiny, tmp_path):
 
 def test_exports_are_weighed_started_and_timed(tiny, tmp_path):
     """The form without a compiler."""
-    pytest.importorskip("onnxruntime")
     words = [*tiny, "--forms", "onnx", "--repeats=2", f"--save={tmp_path}"]
     line = only_line(run(BENCHMARKS / "export.py", *words))
     assert EVERY < set(line) and line["config"] == "tiny"
