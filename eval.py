@@ -89,13 +89,25 @@ def report(loaded: runs.Trained, data, results, metrics, out: Path) -> None:
     title = f"{Path(loaded.source).name} on {data.name}"  # without folders above it
     own = runs.config_file(FLAGS.workdir) if FLAGS.workdir else None
     base = material.base(cli.file_given() or own)
-    told = material.of_run(title, loaded.run, base, [data], FLAGS.workdir)
+    splits = [*learned(loaded.run, data), data]
+    told = material.of_run(title, loaded.run, base, splits, FLAGS.workdir)
     told = material.scored(told, metrics, results, FLAGS.score)
     analysis.save(told.found, out)
     terminal.show(analysis.table(told.found))
     names = write(told, out)
     print(f"analysis: {', '.join(str(out / name) for name in analysis.FILES)}")
     print(f"report: {', '.join(str(out / name) for name in names)}")
+
+
+def learned(run: config.Run, data: records.Dataset) -> list[records.Dataset]:
+    """The training split of a run's folder, to stand beside the scored one."""
+    if FLAGS.workdir is None or data.name == run.data.train:
+        return []
+    try:
+        return [build.dataset(run, run.data.train, training=True)]
+    except (OSError, ValueError) as error:
+        print(f"the report is without the training split: {error}")
+        return []
 
 
 def draw(data, results, folder: Path, run: config.Run, score: float) -> int:

@@ -29,6 +29,7 @@ from frcnn_jax.training import devices, distributed, loop, schedule, tracker
 from frcnn_jax.training.checkpoint import BEST, Checkpoints
 from frcnn_jax.training.log import MetricLog
 from frcnn_jax.training.stop import Stop, Stopped, leave_at_once
+from frcnn_jax.training.trace import traced
 
 FLAGS = flags.FLAGS
 cli.define_config(required=True)
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
     devices.check(FLAGS.require)
     if FLAGS.dry_run:
         mesh = distributed.make_mesh(FLAGS.devices)
+        run = dry_run.with_data(run)
         terminal.show(dry_run.table(dry_run.needs(run, mesh), run, mesh))
         return
     with distributed.ending_together(), runs.writing(Path(FLAGS.workdir)):
@@ -118,12 +120,12 @@ def train(run: config.Run, workdir: Path, devices: int = 0) -> None:
             name_rows=partial(build.image_names, data),
             dumps=workdir / "nonfinite",
         )
-        done = int(state.step)
+        done, profile = int(state.step), (run.train.profile, workdir / "profile")
         steps = terminal.track(batches, "training", plan.total, done=done, every=0)
         try:
             state = loop.fit(
                 state,
-                build.train_step(run, tx, mesh),
+                traced(build.train_step(run, tx, mesh), *profile),
                 steps,
                 rails=rails,
                 train=run.train,

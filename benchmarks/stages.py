@@ -44,6 +44,11 @@ from frcnn_jax.types import Batch  # noqa: E402
 RATE = 1e-5
 
 
+def options() -> dict[str, str]:
+    """Those that training and prediction compile with here."""
+    return devices.compiler_options(jax.default_backend())
+
+
 class Stages:
     """Runs stages one after the other, each compiled alone, and keeps their times."""
 
@@ -54,7 +59,7 @@ class Stages:
 
     def time(self, name: str, function: Callable, *args: Any) -> Any:
         """Times `function(*args)` on the device; returns what it gives."""
-        traced = jax.jit(function).trace(*args)
+        traced = jax.jit(function, compiler_options=options()).trace(*args)
         compiled, gflop = traced.lower().compile(), devices.operations(traced) / 1e9
         found, ms = call(lambda: compiled(*args), self.repeats)
         gb = size(jax.tree.leaves((args, found))) / 1e9
@@ -153,7 +158,7 @@ def prediction(stages: Stages, run: config.Run, variables, arrays) -> list[float
     )
     _, ms = call(lambda: jax.tree.map(fetch, found), stages.repeats)
     stages.add("detections to the host", ms, 0, size(jax.tree.leaves(found)) / 1e9)
-    predict = jax.jit(faster_rcnn.make(model).predict)
+    predict = jax.jit(faster_rcnn.make(model).predict, compiler_options=options())
     whole = lambda: distributed.to_host(predict(variables, send_all(arrays)))  # noqa: E731
     return call(whole, stages.repeats)[1]
 

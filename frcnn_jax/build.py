@@ -60,9 +60,13 @@ def dataset(run: config.Run, split: str, training: bool) -> records.Dataset:
     A model with more classes than the data, as many as the largest category id, has a
     label for each id, as torchvision's COCO models do; then so has the data set.
     """
+    print(f"{sources.TITLES[sources.kind(run.data.root)]} in {run.data.root}")
+    return _split(run, split, training)
+
+
+def _split(run: config.Run, split: str, training: bool) -> records.Dataset:
     found = sources.load(run.data, split, training)
-    what = sources.TITLES[sources.kind(run.data.root)]
-    print(f"{what} in {run.data.root}\n{records.summary(found)}", flush=True)
+    print(records.summary(found), flush=True)
     ids, classes = found.category_ids, run.model.num_classes
     whole = all(isinstance(number, int) and number > 0 for number in ids)
     if whole and classes > len(ids) and classes == max(ids):
@@ -77,7 +81,7 @@ def datasets(run: config.Run) -> tuple[config.Run, records.Dataset, records.Data
     """
     train = dataset(run, run.data.train, training=True)
     run = with_classes(run, train)
-    val = dataset(run, run.eval.split or run.data.val, training=False)
+    val = _split(run, run.eval.split or run.data.val, training=False)
     return run, train, records.align_classes(val, train.class_names)
 
 

@@ -1,14 +1,17 @@
-"""What a training would need, found by compiling its programs; no data is read.
+"""What a training would need, found by compiling its programs; no picture is read.
 
 Programs are compiled for shapes only, so that neither weights nor images are in memory.
-Where the configuration leaves something to the data, what is assumed instead is said:
+What the configuration leaves to the data, `with_data` fills in from annotations that
+are there; else what is assumed instead is said:
 `ASSUMED_BOXES` rows of ground truth, COCO's number of images for a split of its name,
 and one canvas per orientation that holds every image.
 """
 
+import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +55,28 @@ class Needs(NamedTuple):
     notes: tuple[str, ...]  # what was assumed
 
 
+def with_data(run: config.Run) -> config.Run:
+    """The run with what its data decides: classes, canvases, rows of boxes, steps.
+
+    Canvases are those of training, which prediction is taken to have too. The same run
+    where `data.root` is not there. Errors: those of reading the annotations.
+    """
+    if not run.data.root or not Path(run.data.root).exists():
+        return run
+    run, data, _ = build.datasets(run)
+    batches = build.train_batches(run, data, 0)
+    found = {"max_boxes": batches.max_boxes}
+    if not run.data.crop:
+        found["buckets"] = batches.buckets
+    total = build.plan(run, batches.schedule).total
+    batches.close()
+    return dataclasses.replace(
+        run,
+        data=dataclasses.replace(run.data, **found),
+        train=dataclasses.replace(run.train, steps=total),
+    )
+
+
 def needs(run: config.Run, mesh: Mesh) -> Needs:
     """Compiles every program of a run and measures the speed of its devices.
 
@@ -59,8 +84,8 @@ def needs(run: config.Run, mesh: Mesh) -> Needs:
     """
     if not run.model.num_classes:
         raise ValueError(
-            "--dry_run reads no data, and model.num_classes is 0 (taken from the data):"
-            " set it with --config.model.num_classes=N"
+            "model.num_classes is 0 (taken from the data), and data.root is not there:"
+            " set --config.data.root=DIR or --config.model.num_classes=N"
         )
     (canvases, notes), (steps, note) = buckets(run.data), count_steps(run)
     if not run.data.max_boxes:
@@ -79,7 +104,7 @@ def needs(run: config.Run, mesh: Mesh) -> Needs:
         memory_of=of,
         steps=steps,
         peak=devices.matmul_gflops(run.model.dtype) * workers,
-        notes=(*notes, note),
+        notes=(*notes, *([note] if note else [])),
     )
 
 
@@ -120,7 +145,7 @@ def count_steps(run: config.Run) -> tuple[int | None, str]:
     """Steps of the whole run, and where their number comes from."""
     train = run.train
     if train.steps:
-        return train.steps, "steps from train.steps"
+        return train.steps, ""
     known = COCO_IMAGES.get(run.data.train)
     if known is None or run.data.classes or run.data.image_ids:
         return None, (

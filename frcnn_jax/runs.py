@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +35,10 @@ def writing(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Makes the folder that a flag names and tries to write, before what takes long.
 
     Errors: OSError that names folder or file and the way out, for what is tried here
-    and for what is written there later, inside.
+    and for what is written there later, inside. A folder made here goes again where
+    nothing was written.
     """
+    made = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir) as probe:
@@ -50,6 +52,10 @@ def writing(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
         if error.errno in REFUSED and place.is_relative_to(workdir.absolute()):
             raise _refused(error.filename or workdir, error, flag) from error
         raise
+    finally:
+        if made:
+            with suppress(OSError):  # something was written
+                workdir.rmdir()
 
 
 def _refused(place: str | Path, error: OSError, flag: str) -> OSError:

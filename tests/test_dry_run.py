@@ -49,6 +49,23 @@ def test_without_a_number_of_classes_nothing_is_compiled(run):
         dry_run.needs(run, distributed.make_mesh(1))
 
 
+def test_what_data_decides_is_read_where_it_is(tiny_run, shapes_root):
+    """As the training itself would find it."""
+    tiny_run.data.root, tiny_run.model.num_classes = str(shapes_root), 0
+    tiny_run.data.buckets, tiny_run.train.steps = (), 0
+    tiny_run.train.epochs, tiny_run.train.milestones = 3, ()
+    found = dry_run.with_data(tiny_run)
+    run, data, _ = build.datasets(tiny_run)
+    batches = build.train_batches(run, data, 0)
+    assert found.model.num_classes == len(data.class_names) > 0
+    assert found.data.buckets == batches.buckets
+    assert found.data.max_boxes == batches.max_boxes > 0
+    assert found.train.steps == build.plan(run, batches.schedule).total > 0
+    batches.close()
+    tiny_run.data.root = "nowhere"
+    assert dry_run.with_data(tiny_run) is tiny_run
+
+
 def test_steps_come_from_the_configuration_or_from_coco():
     run = config.Run()
     run.data.train, run.data.keep_empty = "train2017", False
@@ -58,7 +75,7 @@ def test_steps_come_from_the_configuration_or_from_coco():
     run.data.classes = ("person",)
     assert dry_run.count_steps(run)[0] is None
     run.train.steps = 7
-    assert dry_run.count_steps(run) == (7, "steps from train.steps")
+    assert dry_run.count_steps(run) == (7, "")
 
 
 @pytest.mark.parametrize("hw", [(480, 640), (640, 480), (500, 500), (333, 1000)])

@@ -54,6 +54,7 @@ def test_a_failed_write_leaves_the_old_configuration(tmp_path):
 def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path):
     with runs.writing(tmp_path / "new" / "run"):
         assert list((tmp_path / "new" / "run").iterdir()) == []
+    assert not (tmp_path / "new" / "run").exists()  # nothing was written
     (tmp_path / "file").touch()
     for place in ("file", "file/run"):
         with (

@@ -125,7 +125,7 @@ def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
     scored = "not scored by this project's `eval.py`"
     file = Path(FLAGS.workdir or "") / "eval.json"
     if FLAGS.workdir and file.is_file():
-        scored = f"see `eval.json`: {ap(file)}"
+        scored = f"{ap(file)} on split {run.eval.split or data.val}"
     return f"""# Faster R-CNN, {trunk} {depth}{neck}
 
 - made from: {model.source}, {datetime.now(UTC):%Y-%m-%d}
@@ -138,12 +138,20 @@ def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
 - programs: {"ONNX, float32" if onnx else "StableHLO"}
 - code: Apache-2.0
 
-    pip install {libraries}
+In this folder:
 
+    pip install {libraries} pillow
+
+    import numpy as np
+    from PIL import Image
     from detect import Detector
+
     detect = Detector(".")
-    found = detect(image, score=0.5)  # uint8 RGB [h, w, 3]
+    image = np.array(Image.open("photo.jpg").convert("RGB"))  # uint8 [h, w, 3]
+    found = detect(image, score=0.5)
     found["boxes"], found["scores"], found["names"]
+
+Elsewhere put this folder on Python's path and name it instead of ".".
 """
 
 

@@ -109,7 +109,7 @@ def _validate_numbers(values: dict[str, Any]) -> None:
             _fail(name, values[name], "must lie in 0..1")
     not_negative = ("train.lr", "train.warmup_steps", "train.weight_decay", "seed")
     not_negative += ("data.brightness", "data.contrast", "data.saturation", "data.hue")
-    not_negative += ("train.patience", "train.pictures")
+    not_negative += ("train.patience", "train.pictures", "train.profile")
     not_negative += ("train.bias_rate", "train.clip_norm", "model.roi.sampling_ratio")
     for name in not_negative:
         if values[name] < 0:

@@ -213,6 +213,7 @@ class Train:
     eval_every: float = 1.0  # epochs; 0 = only at the end
     checkpoint_every: int = 0  # steps; 0 = at each evaluation
     keep_checkpoints: int = 2
+    profile: int = 0  # steps to trace into workdir/profile; 0 = none
     save_best_effort: bool = False  # go on where a checkpoint could not be written
     wandb: str = ""  # project of Weights & Biases to log to as well; "" = none
     pictures: int = 4  # of validation, for TensorBoard at each evaluation; 0 = none

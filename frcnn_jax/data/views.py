@@ -47,9 +47,9 @@ def chosen(
     for a tile below 32 pixels, an overlap outside 0..0.9.
     """
     if tile and tile < SMALLEST:
-        raise ValueError(f"--tile={tile}: tiles have {SMALLEST} pixels or more, 0 none")
+        raise ValueError(f"tile={tile}: tiles have {SMALLEST} pixels or more, 0 none")
     if not 0 <= overlap <= LARGEST_OVERLAP:
-        raise ValueError(f"--overlap={overlap:g}: choose from 0 to {LARGEST_OVERLAP}")
+        raise ValueError(f"overlap={overlap:g}: choose from 0 to {LARGEST_OVERLAP}")
     sides, flips = (data.eval_short_side,), (False,)
     if tta:
         sides = tuple(dict.fromkeys((*sides, *data.short_sides)))

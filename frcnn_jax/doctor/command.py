@@ -23,7 +23,9 @@ def define() -> None:
     flags.DEFINE_list("split", [], "Splits to look at; default: the usual ones.")
     flags.DEFINE_bool("quick", False, "Read headers of pictures only, decode none.")
     flags.DEFINE_bool("strict", False, "Exit code 1 for all that is found.")
-    flags.DEFINE_string("fix", None, "Write a repaired COCO file and its .log here.")
+    flags.DEFINE_string(
+        "fix", None, "Write a repaired COCO file and its .log here; a folder: of all."
+    )
     flags.DEFINE_string("html", None, "Write a page with plots and pictures here.")
     flags.DEFINE_string("out", "sheet.jpg", "Where `show` writes its sheet.")
     flags.DEFINE_integer("count", 16, "Images on the sheet of `show`.")
@@ -71,17 +73,53 @@ def _config_name() -> str:
 
 
 def _fix(found: check.Report, path: Path) -> None:
-    if len(found.splits) > 1:
-        names = ", ".join(split.name for split in found.splits)
-        raise ValueError(f"--fix writes one split; choose it with --split: {names}")
     root = Path(found.run.data.root)
-    changes = repair.write(
-        found.splits[0], root if root.is_dir() else root.parent, path
-    )
-    print(
-        f"repaired copy: {path}; {changes} changes, each a line of"
-        f" {path.with_suffix('.log')}"
-    )
+    root = root if root.is_dir() else root.parent
+    files = _repaired_files(found, path, root)
+    for split, file in files:
+        changes = repair.write(split, root, file)
+        print(
+            f"repaired copy of {split.name}: {file}; {changes} changes, each a line of"
+            f" {file.with_suffix('.log')}"
+        )
+    if found.kind != "coco" and _is_coco_place(files[0][1], root):
+        print(f"{root} is read as COCO from now on; without annotations/ as before")
+
+
+def _repaired_files(
+    found: check.Report, path: Path, root: Path
+) -> list[tuple[check.Checked, Path]]:
+    """Each split with the file of its copy: `path`, or NAME.json in it.
+
+    Errors: one file for several splits, or files that turn a folder of another kind
+    into a COCO one in which not all of its splits are.
+    """
+    names = [split.name for split in found.splits]
+    if path.suffix != ".json":
+        files = [path / f"{name}.json" for name in names]
+    elif len(names) == 1:
+        files = [path]
+    else:
+        raise ValueError(
+            f"--fix={path} is one file; choose its split with --split:"
+            f" {', '.join(names)}; or name a folder, such as {path.parent}, for a file"
+            " of each"
+        )
+    written = {file.stem for file in files if _is_coco_place(file, root)}
+    if found.kind in ("yolo", "voc") and written:
+        every = [*names, *found.unseen]
+        lost = [name for name in every if name not in written]
+        if lost:
+            raise ValueError(
+                f"--fix: with {files[0]}, {root} is a COCO folder, in which"
+                f" {', '.join(lost)} is missing; write all splits at once:"
+                f" --fix={root / 'annotations'} --split={','.join(every)}"
+            )
+    return list(zip(found.splits, files, strict=True))
+
+
+def _is_coco_place(file: Path, root: Path) -> bool:
+    return file.resolve().parent == (root / "annotations").resolve()
 
 
 def _tell(text: str) -> None:

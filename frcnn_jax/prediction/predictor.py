@@ -80,6 +80,10 @@ class Predictor:
         self._looks = views.chosen(source.run.data, tta=tta, tile=tile, overlap=overlap)
         self._compiled: set[tuple[int, ...]] = set()
 
+    def __repr__(self) -> str:
+        """Say which model it is."""
+        return f"Predictor({self.source}: {len(self.class_names)} classes)"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """What the classes of the model are called, label 1 first."""
@@ -231,7 +235,7 @@ def numbers(
         if name not in known:
             near = get_close_matches(name, known, 1, cutoff=0.0)
             raise ValueError(
-                f"--classes: {name!r} is none of the {len(known)} classes of"
+                f"classes: {name!r} is none of the {len(known)} classes of"
                 f" {source}; did you mean {near[0]!r}?"
             )
     return np.array([known.index(c) + 1 for c in classes]) if classes else None

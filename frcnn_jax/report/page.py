@@ -31,8 +31,12 @@ white-space:nowrap}
 flex:1 1 100px;max-width:180px}
 .tiles b{display:block;font-size:1.6rem;line-height:1.2;
 font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:.85rem}
+.sort{font-size:.85rem}
+.sort th{white-space:normal;vertical-align:bottom;line-height:1.2}
+.sort td,.sort th{padding-right:.5rem}
 .sort button{font:inherit;font-weight:600;color:inherit;background:none;border:0;
-padding:.25rem 0;cursor:pointer}.sort button::after{content:" \\2195";opacity:.35}
+padding:.25rem 0;cursor:pointer;text-align:inherit}
+.sort button::after{content:" \\2195";opacity:.35}
 th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
 th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
 .sort td:first-child,.sort th:first-child,.matrix th:first-child{position:sticky;left:0;

@@ -89,9 +89,11 @@ def errors(found: Figures) -> str:
     ]
     cost = [found["errors"][name]["dAP50"] or 0.0 for name in TYPES]
     bars = plots.bars(TYPES, cost, [_cost(found, name) for name in TYPES])
-    totals = found["totals"]
+    totals, missed = found["totals"], found["errors"]["missed"]["count"]
+    touched = totals["objects"] - totals["true_positives"] - missed
     told = (
-        f"{totals['objects']:,} objects, {totals['true_positives']:,} found,"
+        f"{totals['objects']:,} objects: {totals['true_positives']:,} found,"
+        f" {missed:,} missed, {touched:,} met by false detections only;"
         f" {totals['false_positives']:,} false detections of any score."
         " The cost of a type is AP50 after its repair alone minus AP50; costs do not"
         " add up to 1 - AP50."

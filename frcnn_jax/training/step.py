@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from frcnn_jax.training import loss_scale, optimizer
+from frcnn_jax.training import devices, loss_scale, optimizer
 from frcnn_jax.training.state import TrainState, average
 from frcnn_jax.types import Batch, Detections, Detector, Variables
 
@@ -60,7 +60,7 @@ def make_train_step(
         grads, metrics = jax.lax.psum((grads, metrics), AXIS)
         return loss_scale.unscaled(grads, scale), metrics, updates
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(_jit, mesh, donate_argnums=0)
     def step(state: TrainState, batch: Batch, key: jax.Array):
         trainable, frozen = optimizer.split(state.variables["params"], freeze)
         collections = {k: v for k, v in state.variables.items() if k != "params"}
@@ -140,7 +140,7 @@ def make_loss_step(
     mapped = jax.shard_map(
         losses, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False
     )
-    return jax.jit(mapped)
+    return _jit(mesh, mapped)
 
 
 def make_predict_step(
@@ -154,4 +154,11 @@ def make_predict_step(
         out_specs=P(AXIS),
         check_vma=False,
     )
-    return jax.jit(predict)
+    return _jit(mesh, predict)
+
+
+def _jit(mesh: Mesh, function: Callable, **options) -> Callable:
+    """`jax.jit`, with what the devices of a mesh gain from."""
+    platform = mesh.devices.flat[0].platform
+    own = devices.compiler_options(platform)
+    return jax.jit(function, compiler_options=own, **options)

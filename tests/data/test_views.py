@@ -60,9 +60,9 @@ def test_what_is_cut_out(rng):
 
 
 def test_what_makes_no_tiles():
-    with pytest.raises(ValueError, match="--tile=10: tiles have 32 pixels or more"):
+    with pytest.raises(ValueError, match="tile=10: tiles have 32 pixels or more"):
         looks(tile=10)
-    with pytest.raises(ValueError, match="--tile=-5: "):
+    with pytest.raises(ValueError, match="tile=-5: "):
         looks(tile=-5)
-    with pytest.raises(ValueError, match=r"--overlap=1: choose from 0 to 0\.9"):
+    with pytest.raises(ValueError, match=r"overlap=1: choose from 0 to 0\.9"):
         looks(tile=100, overlap=1.0)

@@ -160,7 +160,7 @@ def test_views_together_are_what_each_shows(model, predictor, files_in, asked):
 
 
 def test_tiles_that_are_too_small(model):
-    with pytest.raises(ValueError, match="--tile=8: tiles have 32 pixels or more"):
+    with pytest.raises(ValueError, match="tile=8: tiles have 32 pixels or more"):
         Predictor(model, tile=8)
 
 

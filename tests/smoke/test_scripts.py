@@ -277,6 +277,7 @@ def test_eval_scores_a_folder_and_draws(trained, tmp_path):
     assert re.search(r"^localisation +\d+ +\d\.\d{3}$", printed, re.M)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "fields that differ from demo.py" in page  # as the run's folder knows
+    assert '<th scope="col">train</th><th scope="col">val</th>' in page
     totals = json.loads((out / "analysis.json").read_text())["totals"]
     assert totals["AP50"] == pytest.approx(scores(out / "eval.json")["AP50"])
     assert all((out / name).exists() for name in analysis.FILES)
@@ -516,7 +517,7 @@ def test_an_unknown_class_of_prediction(trained, root, tmp_path):
     done = run("predict.py", *words, "--classes=star,cirle", code=1)
     assert_plain(done, "'cirle' is none of the 5 .*; did you mean 'circle'")
     done = run("predict.py", *words, "--tile=20", code=1)
-    assert_plain(done, "--tile=20: tiles have 32 pixels or more")
+    assert_plain(done, "tile=20: tiles have 32 pixels or more")
 
 
 def test_wrong_words_of_scoring(tmp_path):

@@ -16,6 +16,15 @@ def test_the_right_device_passes_without_a_word(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_options_of_the_compiler_are_left_out_where_it_has_none(monkeypatch):
+    assert devices.compiler_options("cpu") == devices.CPU_OPTIONS  # of the pinned one
+    assert devices.compiler_options("tpu") == {}
+    devices.compiler_options.cache_clear()
+    monkeypatch.setattr(devices, "CPU_OPTIONS", {"xla_no_such_option": "1"})
+    assert devices.compiler_options("cpu") == {}
+    devices.compiler_options.cache_clear()
+
+
 @pytest.mark.parametrize("kind", ["gpu", "tpu"])
 def test_another_device_than_required_is_an_error(kind):
     message = f"--require={kind}, but JAX runs on cpu: (JAX has no|JAX_PLATFORMS is)"
