@@ -20,8 +20,8 @@ PACKAGES = {
     "gpu": ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin"),
     "tpu": ("libtpu",),
 }
-# Convolutions and products by XLA's older CPU kernels: under its newer ones R-50-FPN took
-# 1.1 times as long to predict on two cores, which they keep less busy.
+# Convolutions and products by XLA's older CPU kernels: with the newer ones R-50-FPN
+# took 1.1 times as long to predict on two cores, which they keep less busy.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 INSTALL = {"gpu": '"jax[cuda13]"', "tpu": '"jax[tpu]"'}
 

@@ -11,9 +11,8 @@ FIRST = 4  # the call that begins it: programs are compiled, threads are reading
 def traced(step: Callable, count: int, folder: Path) -> Callable:
     """Return `step` with a trace of `count` of its calls in `folder`, from the fourth.
 
-    0 = none. Traced calls do not overlap with the next. The files are those of
-    `jax.profiler`: TensorBoard's profile page and ui.perfetto.dev read them. A call that
-    fails or a run that ends earlier leaves none.
+    0 = none. The files are those of `jax.profiler`: TensorBoard's profile page and
+    ui.perfetto.dev read them. A run that ends earlier leaves none.
     """
     calls = 0
 
