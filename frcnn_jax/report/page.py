@@ -24,6 +24,7 @@ UNTYPED = (
     " --report adds curves, errors, confusion, calibration and pictures."
 )
 STYLE = """
+body{max-width:1180px}
 nav{margin:.6rem 0;line-height:1.9}nav a{color:var(--bar);margin-right:.7rem;
 white-space:nowrap}
 .tiles{display:flex;flex-wrap:wrap;gap:10px;margin:.6rem 0}
@@ -35,10 +36,10 @@ font-variant-numeric:tabular-nums}.tiles span{color:var(--soft);font-size:.85rem
 .sort th{white-space:normal;vertical-align:bottom;line-height:1.2}
 .sort td,.sort th{padding-right:.5rem}
 .sort button{font:inherit;font-weight:600;color:inherit;background:none;border:0;
-padding:.25rem 0;cursor:pointer;text-align:inherit}
-.sort button::after{content:" \\2195";opacity:.35}
-th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
-th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
+padding:.25rem 0;cursor:pointer;text-align:inherit;
+text-decoration:underline dotted;text-underline-offset:3px}
+th[aria-sort=descending] button::after{content:"\\a0\\2193"}
+th[aria-sort=ascending] button::after{content:"\\a0\\2191"}
 .sort td:first-child,.sort th:first-child,.matrix th:first-child{position:sticky;left:0;
 background:var(--paper);text-align:left}
 .scroll{max-height:34rem;overflow:auto}.scroll thead th{position:sticky;top:0;
