@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from frcnn_jax import build, cli, config, dry_run, labels, panels, runs, terminal
+from frcnn_jax import build, cli, config, dry_run, home, labels, panels, runs, terminal
 from frcnn_jax.convert import files
 from frcnn_jax.doctor import quick
 from frcnn_jax.evaluation import score
@@ -168,9 +168,9 @@ def next_steps(workdir: Path, scores: dict[int, float | None]) -> str:
     folder = shlex.quote(str(workdir))
     model = f"--workdir={folder}{which}"
     lines += [
-        f"draw detections:\n  python predict.py {model} PICTURES",
-        f"see what fails:\n  python eval.py {model} --report --pictures",
-        f"deploy:\n  python tools/export.py {model} --out={folder}/export",
+        f"draw detections:\n  {home.command('predict.py')} {model} PICTURES",
+        f"see what fails:\n  {home.command('eval.py')} {model} --report --pictures",
+        f"deploy:\n  {home.command('tools/export.py')} {model} --out={folder}/export",
     ]
     return "\n".join(lines)
 

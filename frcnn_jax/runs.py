@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from frcnn_jax import build, cli, config, labels
+from frcnn_jax import build, cli, config, home, labels
 from frcnn_jax.convert import files, published
 from frcnn_jax.data.records import Dataset
 from frcnn_jax.labels import Labels
@@ -21,8 +21,7 @@ from frcnn_jax.training import checkpoint, distributed
 from frcnn_jax.training.about import versions
 from frcnn_jax.types import Variables
 
-# Beside the scripts, and importable where they are.
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = home.folder() / "configs"
 
 
 # What a disk, or the rights to a folder, can have against writing.

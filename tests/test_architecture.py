@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "export": {"types"},
     "machine": {"convert", "training"},
     "version": set(),
+    "home": set(),
     "terminal": set(),
     "panels": {"data", "evaluation", "vis"},
 }

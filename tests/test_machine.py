@@ -49,13 +49,6 @@ def test_a_platform_that_does_not_start():
     assert "Traceback" not in done.stderr
 
 
-def test_other_words_get_the_usage():
-    for words in ((), ("docter",)):
-        done = doctor(*words)
-        assert done.returncode == 2
-        assert done.stderr == "usage: python -m frcnn_jax doctor\n"
-
-
 def faults(lines):
     return {line.name: line.fault for line in lines if line.fault}
 

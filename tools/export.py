@@ -132,9 +132,9 @@ def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
 - classes ({len(names)}): {shown}
 - trained on: {os.path.basename(data.root) or "unknown"}, split {data.train}
 - licence of the data: {FLAGS.data_license or "not given; ask where they came from"}
-- AP: {scored}
-- pictures: uint8 RGB, short side {data.eval_short_side}, long side at most
-  {data.max_side}, resized by "{data.resize}"; normalised inside the program
+- scores: {scored}
+- pictures: uint8 RGB, short side {data.eval_short_side}, at most {data.max_side} long,
+  resized by "{data.resize}"; normalised inside the program
 - programs: {"ONNX, float32" if onnx else "StableHLO"}
 - code: Apache-2.0
 
