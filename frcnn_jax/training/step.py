@@ -159,6 +159,25 @@ def make_predict_step(
 
 def _jit(mesh: Mesh, function: Callable, **options) -> Callable:
     """`jax.jit`, with what the devices of a mesh gain from."""
-    platform = mesh.devices.flat[0].platform
-    own = devices.compiler_options(platform)
-    return jax.jit(function, compiler_options=own, **options)
+    own = devices.compiler_options(mesh.devices.flat[0].platform)
+    plain = jax.jit(function, **options)
+    if not own:
+        return plain
+    return _Tuned(plain, jax.jit(function, compiler_options=own, **options))
+
+
+class _Tuned:
+    """A function with options of the compiler, which JAX takes outside of `jit` only.
+
+    Called while something around it is traced, it goes without.
+    """
+
+    def __init__(self, plain: Callable, tuned: Callable):
+        self._plain, self._tuned = plain, tuned
+
+    def __call__(self, *args):
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
+        return (self._plain if traced else self._tuned)(*args)
+
+    def __getattr__(self, name: str):  # lower, trace and their like
+        return getattr(self._tuned, name)
