@@ -2,10 +2,11 @@
 
 A PICTURE is a file (also a video, where ffmpeg is installed), a folder, a quoted
 pattern ('photos/**/*.jpg') or "-": a path on each line of standard input. Instead of a
-workdir: --config=... --weights=FILE; without --config a file of convert.py, or the name
-of published weights, --weights=mmdet:r50_fpn_1x (`eval.py --weights=mmdet:` lists
-them). Writes what --save names, see docs/predicting.md; by default drawn pictures and
-`predictions.json` in COCO results format.
+workdir: --config=... --weights=FILE; without --config a file of convert.py, the name of
+published weights, --weights=mmdet:r50_fpn_1x (`eval.py --weights=mmdet:` lists them),
+or a repository of the Hugging Face hub, --weights=hf:OWNER/NAME. Writes what --save
+names, see docs/predicting.md; by default drawn pictures and `predictions.json` in COCO
+results format.
 """
 
 import sys

@@ -19,6 +19,7 @@ from frcnn_jax.training import devices
 OPTIONAL = {  # what else may be there, and what for
     "faster-coco-eval": 'eval.backend="faster"',
     "flatbuffers": "tools/export.py",
+    "huggingface_hub": "convert.py to hf:OWNER/NAME",
     "tensorboardX": "TensorBoard's log",
     "wandb": "train.wandb",
 }

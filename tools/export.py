@@ -9,11 +9,8 @@ read back and compared with the detector, bit for bit, before this says done. Wi
 pictures of --images=FOLDER where given.
 """
 
-import json
-import os
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs uninstalled too
@@ -26,6 +23,7 @@ from PIL import Image  # noqa: E402
 from frcnn_jax import __version__, build, cli, config, labels, runs  # noqa: E402
 from frcnn_jax.data import views  # noqa: E402
 from frcnn_jax.export import onnx_file, stablehlo  # noqa: E402
+from frcnn_jax.porting import card  # noqa: E402
 
 FLAGS = flags.FLAGS
 
@@ -52,7 +50,7 @@ def export(run: config.Run, out: Path) -> None:
         files = onnx_file.write(out, *what, canvases, about)
     else:
         files = stablehlo.write(out, *what, canvases, about, FLAGS.platforms)
-    (out / "README.md").write_text(card(run, named, model))
+    (out / "README.md").write_text(page(run, named, model))
     sizes = ", ".join(f"{f.name} {f.stat().st_size / 2**20:.1f} MiB" for f in files)
     print(f"{model.source}: {sizes} in {time.perf_counter() - start:.1f} s", flush=True)
     if FLAGS.format == "onnx":
@@ -110,31 +108,14 @@ def noise(canvases: tuple[tuple[int, int], ...]) -> np.ndarray:
     return np.kron(coarse, np.ones((16, 16, 1))).astype(np.uint8)
 
 
-def card(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
+def page(run: config.Run, named: labels.Labels, model: runs.Trained) -> str:
     """The model card: what it is, what it was trained on, how good, how to load."""
-    model_section, data = run.model, run.data
-    trunk = type(model_section.backbone).__name__
-    depth = getattr(model_section.backbone, "depth", "")
-    neck = "" if model_section.fpn is None else " with FPN"
     onnx = FLAGS.format == "onnx"
     libraries = "onnxruntime numpy" if onnx else "jax flatbuffers numpy"
-    names = list(named.class_names)
-    shown = ", ".join(names[:20]) + (
-        f" and {len(names) - 20} more" if names[20:] else ""
-    )
-    scored = "not scored by this project's `eval.py`"
-    file = Path(FLAGS.workdir or "") / "eval.json"
-    if FLAGS.workdir and file.is_file():
-        scored = f"{ap(file)} on split {run.eval.split or data.val}"
-    return f"""# Faster R-CNN, {trunk} {depth}{neck}
+    facts = card.facts(run, named, model.source, FLAGS.workdir, FLAGS.data_license)
+    return f"""# {card.title(run.model)}
 
-- made from: {model.source}, {datetime.now(UTC):%Y-%m-%d}
-- classes ({len(names)}): {shown}
-- trained on: {os.path.basename(data.root) or "unknown"}, split {data.train}
-- licence of the data: {FLAGS.data_license or "not given; ask where they came from"}
-- scores: {scored}
-- pictures: uint8 RGB, short side {data.eval_short_side}, at most {data.max_side} long,
-  resized by "{data.resize}"; normalised inside the program
+{facts}
 - programs: {"ONNX, float32" if onnx else "StableHLO"}
 - code: Apache-2.0
 
@@ -153,13 +134,6 @@ In this folder:
 
 Elsewhere put this folder on Python's path and name it instead of ".".
 """
-
-
-def ap(file: Path) -> str:
-    """The headline of a scored run."""
-    scores = json.loads(file.read_text())
-    kept = [f"{k} {scores[k]:.3f}" for k in ("AP", "AP50") if scores.get(k) is not None]
-    return ", ".join(kept) + f" at step {scores.get('step')}"
 
 
 if __name__ == "__main__":

@@ -236,7 +236,8 @@ class Eval:
 class Init:
     """Where weights start from."""
 
-    # A file (.pth, .pkl, .safetensors, .npz) with names of ours or of a peer.
+    # A file (.pth, .pkl, .safetensors, .npz) with names of ours or of a peer, the name
+    # of published weights (torchvision:resnet50) or a repository (hf:OWNER/NAME).
     load: str = ""
     skip: tuple[str, ...] = ()  # patterns of whole paths that keep their fresh values
 

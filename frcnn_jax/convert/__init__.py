@@ -4,10 +4,11 @@
 holds its table of names, `files` reads and writes, `merge` puts weights into a model,
 `surgery` fits a class head to other classes, `health` looks for what is odd. `peers`
 has a row for each peer; its two functions and `load` are what a notebook needs.
-`torch_files` reads what torch wrote: `pickles` the pickles in it, `pickled_arrays`
-their tensors, `pickled_weights` finds which of them are the weights.
-Everything here speaks parameter paths and numpy arrays; nothing needs a
-model, jax or torch.
+`locate` finds the file of a name: of `published` weights or of a repository (`hub`),
+which `download` fetches. `torch_files` reads what torch wrote: `pickles` the pickles in
+it, `pickled_arrays` their tensors, `pickled_weights` finds which of them are the
+weights. Everything here speaks parameter paths and numpy arrays; nothing needs a model,
+jax or torch.
 """
 
 from frcnn_jax.convert.files import load

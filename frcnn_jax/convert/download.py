@@ -19,10 +19,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from frcnn_jax.convert import published
@@ -37,14 +37,17 @@ class DownloadError(OSError):
     """Weights that cannot be had: why, and the way out."""
 
 
-def local(path: str | Path) -> Path:
-    """The file of a published name, fetched if need be; any other path as it is."""
-    if "://" in str(path):
-        raise ValueError(
-            f"{path}: weights are a file or a published name such as mmdet:r50_fpn_1x;"
-            " fetch other addresses yourself"
-        )
-    return fetch(published.find(str(path))) if published.is_name(path) else Path(path)
+class Hosted(NamedTuple):
+    """A file in somebody's repository; those of `published` are the others."""
+
+    name: str  # as the user says it
+    address: str
+    file: str  # its path in the cache
+    digest: str  # sha256
+    secret: Mapping[str, str]  # headers that no redirect takes along
+
+
+Row = published.Published | Hosted
 
 
 def folder() -> Path:
@@ -56,15 +59,23 @@ def folder() -> Path:
     return Path(base) / "frcnn_jax"
 
 
-def source(row: published.Published) -> str:
-    """The address to fetch from: the published one, or the mirror's."""
+def offline() -> bool:
+    """Whether nothing may be fetched."""
+    names = ("FRCNN_OFFLINE", "HF_HUB_OFFLINE")
+    return any(os.environ.get(name, "0") not in ("", "0") for name in names)
+
+
+def source(row: Row) -> str:
+    """The address to fetch from: the row's, or a published one's on the mirror."""
     mirror = os.environ.get("FRCNN_MIRROR", "").rstrip("/")
-    address = mirror + urlsplit(row.address).path if mirror else row.address
+    address = row.address
+    if mirror and isinstance(row, published.Published):
+        address = mirror + urlsplit(address).path
     _allow(address)
     return address
 
 
-def fetch(row: published.Published) -> Path:
+def fetch(row: Row) -> Path:
     """Returns the row's file in the cache, checked; downloads it if it is not there.
 
     Errors: DownloadError.
@@ -73,7 +84,7 @@ def fetch(row: published.Published) -> Path:
     if os.path.exists(target):
         return _checked(target, row)
     address = source(row)
-    if os.environ.get("FRCNN_OFFLINE", "0") not in ("", "0"):
+    if offline():
         raise DownloadError(
             f"{row.name} is not in the cache and FRCNN_OFFLINE is set: fetch {address}"
             f" elsewhere and put it at {target}"
@@ -89,7 +100,7 @@ def fetch(row: published.Published) -> Path:
     return target
 
 
-def _checked(target: Path, row: published.Published) -> Path:
+def _checked(target: Path, row: Row) -> Path:
     found = _digest(target, row)
     if found != row.digest:
         raise DownloadError(
@@ -99,7 +110,7 @@ def _checked(target: Path, row: published.Published) -> Path:
     return target
 
 
-def _digest(path: Path, row: published.Published) -> str:
+def _digest(path: Path, row: Row) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[: len(row.digest)]
 
@@ -109,11 +120,11 @@ def _wait_for(lock: BinaryIO, target: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"{target.name}: another process is fetching it, waiting")
+            say(f"{target.name}: another process is fetching it, waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _download(row: published.Published, address: str, target: Path) -> None:
+def _download(row: Row, address: str, target: Path) -> None:
     """Tries until the file is whole; pauses count anew after every progress."""
     part = _part(target)
     most, pauses = _size(part), iter(PAUSES)
@@ -126,26 +137,26 @@ def _download(row: published.Published, address: str, target: Path) -> None:
         except DownloadError:
             raise
         except (OSError, http.client.HTTPException) as error:
-            size, reason = _size(part), _reason(error)
+            size, why = _size(part), reason(error)
             if size > most:
                 most, pauses = size, iter(PAUSES)
             pause = next(pauses, None)
             if pause is None:
-                raise DownloadError(_given_up(address, target, reason, size)) from error
-            _say(f"{row.file}: {reason}; trying again in {pause:g} s")
+                raise DownloadError(_given_up(address, target, why, size)) from error
+            say(f"{row.file}: {why}; trying again in {pause:g} s")
             time.sleep(pause)
     with _disk(target):
         os.replace(part, target)
         _tag(target).unlink(missing_ok=True)
 
 
-def _receive_checked(row: published.Published, address: str, target: Path) -> None:
+def _receive_checked(row: Row, address: str, target: Path) -> None:
     """One request, after which the file is whole and right.
 
     Errors: OSError and HTTPException may pass, DownloadError will not.
     """
     try:
-        doubtful = _receive(address, target)
+        doubtful = _receive(address, target, row.secret)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # the part is as long as the file, or longer
@@ -153,7 +164,7 @@ def _receive_checked(row: published.Published, address: str, target: Path) -> No
         if error.code in _AGAIN or error.code >= 500:
             raise
         way_out = _by_hand(target)
-        raise DownloadError(f"{address}: {_reason(error)}; {way_out}") from error
+        raise DownloadError(f"{address}: {reason(error)}; {way_out}") from error
     found = _digest(_part(target), row)
     if found == row.digest:
         return
@@ -164,7 +175,7 @@ def _receive_checked(row: published.Published, address: str, target: Path) -> No
     raise DownloadError(f"{address}: {wrong}; {_by_hand(target)}")
 
 
-def _receive(address: str, target: Path) -> bool:
+def _receive(address: str, target: Path, secret: Mapping[str, str]) -> bool:
     """Appends the rest of the file to its part, or begins it.
 
     True if a wrong hash may not be the server's: a part from before, no length told.
@@ -177,6 +188,8 @@ def _receive(address: str, target: Path) -> bool:
         if version := tag.read_text() if tag.exists() else "":
             headers["If-Range"] = version
     request = urllib.request.Request(address, headers=headers)
+    for name, value in secret.items():
+        request.add_unredirected_header(name, value)
     opener = urllib.request.build_opener(_Redirects)
     with opener.open(request, timeout=TIMEOUT) as response:
         if response.status == 206:
@@ -268,16 +281,16 @@ class _Progress:
         return self
 
     def __exit__(self, *_) -> None:
-        _say(self.text(), before="\r\x1b[K" if self.terminal else "")
+        say(self.text(), before="\r\x1b[K" if self.terminal else "")
 
     def show(self, done: int) -> None:
         self.done, now = done, time.monotonic()
         if now - self.shown >= self.every:
             self.shown = now
             if self.terminal:
-                _say(self.text(), before="\r\x1b[K", end="")
+                say(self.text(), before="\r\x1b[K", end="")
             else:
-                _say(self.text())
+                say(self.text())
 
     def text(self) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-3)
@@ -291,7 +304,8 @@ class _Progress:
         return ", ".join(words)
 
 
-def _say(text: str, before: str = "", end: str = "\n") -> None:
+def say(text: str, before: str = "", end: str = "\n") -> None:
+    """Prints for people, beside what a program may read."""
     print(before + text, end=end, file=sys.stderr, flush=True)
 
 
@@ -315,17 +329,18 @@ def _mb(size: float) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What went wrong, on one line."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
-    reason = getattr(error, "reason", error)  # URLError wraps another
-    return " ".join(str(getattr(reason, "strerror", None) or reason or error).split())
+    inner = getattr(error, "reason", error)  # URLError wraps another
+    return " ".join(str(getattr(inner, "strerror", None) or inner or error).split())
 
 
 def _by_hand(target: Path) -> str:
     return f"put the file at {target} by hand, or name a mirror in FRCNN_MIRROR"
 
 
-def _given_up(address: str, target: Path, reason: str, size: int) -> str:
+def _given_up(address: str, target: Path, why: str, size: int) -> str:
     kept = f"; {_mb(size)} are kept, running again continues" if size else ""
-    return f"{address}: {reason}{kept}; without network, {_by_hand(target)}"
+    return f"{address}: {why}{kept}; without network, {_by_hand(target)}"

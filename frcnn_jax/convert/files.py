@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from frcnn_jax.convert import download, imagenet, torch_files
+from frcnn_jax.convert import imagenet, locate, torch_files
 from frcnn_jax.convert.peers import PEERS
 from frcnn_jax.convert.rules import (
     COLLECTIONS,
@@ -48,7 +48,7 @@ def load(path: str | Path) -> tuple[Flat, dict[str, str]]:
     .npz files have no metadata, so theirs is empty; in files of torch it is what lies
     beside the weights. Raises FileNotFoundError with the nearest name in the folder,
     ConversionError for an unknown suffix and for a file that is truncated, damaged or
-    holds no plain arrays; for names what `download` does.
+    holds no plain arrays; for names what `locate.file` does.
     """
     path = check(path)
     return _READERS[path.suffix.lower()](path)
@@ -59,7 +59,7 @@ def check(path: str | Path) -> Path:
 
     Raises what `load` raises for a file that is not there or of another kind.
     """
-    path = download.local(path)
+    path = locate.file(path)
     if path.is_dir():
         raise ConversionError(f"{path} is a folder, not a weight file")
     if path.suffix.lower() not in _READERS:
@@ -73,7 +73,7 @@ def check(path: str | Path) -> Path:
 
 def metadata(path: str | Path) -> dict[str, str]:
     """Reads what a .safetensors file says beside its arrays; {} for any other file."""
-    path = download.local(path)
+    path = locate.file(path)
     if path.suffix.lower() != ".safetensors" or not path.is_file():
         return {}
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-_NAME = re.compile(r"([A-Za-z]\w+):([\w.-]*)")
+_NAME = re.compile(r"(?!hf:)([A-Za-z]\w+):([\w.-]*)")
 
 
 class Published(NamedTuple):
@@ -34,6 +34,11 @@ class Published(NamedTuple):
     def digest(self) -> str:
         """The first hex digits of the file's sha256."""
         return Path(self.file).stem.rpartition("-")[2]
+
+    @property
+    def secret(self) -> Mapping[str, str]:
+        """No headers: everyone may have them."""
+        return {}
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from frcnn_jax import cli, config, labels, runs
-from frcnn_jax.convert import download, files, peers, published, surgery
+from frcnn_jax.convert import files, locate, peers, published, surgery
 from frcnn_jax.convert.merge import merge
 from frcnn_jax.convert.rules import ConversionError, Flat
 from frcnn_jax.porting import recognition
@@ -103,7 +103,7 @@ def _labels(found: files.Loaded, run: config.Run) -> labels.Labels | None:
 
 
 def _sha256(name: str) -> str:
-    with open(download.local(name), "rb") as file:
+    with open(locate.file(name), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from frcnn_jax import build, cli, labels, runs
 from frcnn_jax.config import Run
-from frcnn_jax.convert import published
+from frcnn_jax.convert import locate
 from frcnn_jax.data import pictures, views
 from frcnn_jax.data import video as films
 from frcnn_jax.data.transforms import BadImage
@@ -56,7 +56,8 @@ class Predictor:
         """Load a model onto the first device.
 
         `source` is the folder of a run, a weights file, the name of published weights
-        ("mmdet:r50_fpn_1x") or what `runs.trained` gave. `config`, a file or a Run, is
+        ("mmdet:r50_fpn_1x"), of a repository ("hf:OWNER/NAME"), or what `runs.trained`
+        gave. `config`, a file or a Run, is
         for weights that do not carry theirs; `checkpoint` of a folder is "latest" or
         "best". Detections below `score`, or of none of the `classes` named (() = all),
         are left out. `tta`, `tile` and `overlap` as in `views.chosen`: what is seen of
@@ -246,10 +247,10 @@ def _loaded(
 ) -> runs.Trained:
     """The model in a folder, in a file or of a name."""
     place = Path(source)
-    if not place.exists() and not published.is_name(source):
+    if not place.exists() and not locate.is_name(source):
         raise FileNotFoundError(
-            f"{source} does not exist: name the folder of a run, a weights file, or"
-            " published weights as in mmdet:r50_fpn_1x"
+            f"{source} does not exist: name the folder of a run, a weights file,"
+            " published weights as in mmdet:r50_fpn_1x, or hf:OWNER/NAME"
         )
     folder, weights = (str(source), None) if place.is_dir() else (None, str(source))
     run = cli.run_of(str(config)) if isinstance(config, str | Path) else config

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from frcnn_jax.convert import download, files, published
+from frcnn_jax.convert import download, files, locate, published
 from frcnn_jax.convert.download import DownloadError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,9 +163,9 @@ def test_a_name_stands_for_its_file_wherever_weights_are_read(row, cache, monkey
     monkeypatch.setattr(published, "table", lambda: {NAME: row})
     found = files.load_variables(NAME, norm_eps=1e-5)
     assert found.kind == "ours" and len(found.variables) == 3
-    assert_whole(download.local(NAME), cache)
-    assert download.local("a/b.npz") == Path("a/b.npz")
-    with pytest.raises(ValueError, match="http://a/b.npz: weights are a file or a pub"):
+    assert_whole(locate.file(NAME), cache)
+    assert locate.file("a/b.npz") == Path("a/b.npz")
+    with pytest.raises(ValueError, match="http://a/b.npz: weights are a file, a pub"):
         files.load("http://a/b.npz")
     with pytest.raises(ValueError, match="mmdet:tinny: no such.*nearest: mmdet:tiny;"):
         files.load("mmdet:tinny")
