@@ -46,7 +46,7 @@ demo: $(READY) ## draw a data set, train on it, print its AP table, draw detecti
 	$(PY) train.py --config=configs/demo.py --workdir=$(DEMO)
 	$(PY) eval.py --config=configs/demo.py --workdir=$(DEMO) --pictures
 
-lint: $(READY) ## check style and formatting
+lint: $(READY) ## check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
@@ -85,5 +85,5 @@ notebook: $(READY) ## run docs/quick_start.ipynb and keep its outputs
 	$(PY) tools/notebook.py docs/quick_start.ipynb
 
 clean: ## remove the demo, caches and build products (not .venv)
-	rm -rf $(DEMO) $(HOSTS) .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(DEMO) $(HOSTS) .cache .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -106,7 +106,8 @@ def variables(run: config.Run, path: str, class_names: Sequence[str] = ()) -> Va
     fresh = traverse_util.flatten_dict(fresh_variables(run), sep="/")
     fresh = {name: np.asarray(value) for name, value in fresh.items()}
     found = files.load_variables(path, norm_eps=run.model.backbone.norm_eps)
-    loaded, optional = found.variables, ()
+    loaded: Mapping[str, np.ndarray] = found.variables
+    optional: tuple[str, ...] = ()
     if not any("/rpn/" in name for name in loaded):
         loaded, optional = _of_model(loaded, fresh), ("(?!backbone/).*",)
     elif class_names and not matches(run.init.skip, peers.CLASSES):
@@ -262,8 +263,8 @@ def plan(run: config.Run, batches: batching.Schedule) -> loop.Plan:
         return batches.epoch_start(epoch)
 
     every = train.eval_every or train.epochs
-    evals = {epoch_start(every * (i + 1)) for i in range(int(train.epochs / every))}
-    evals = frozenset(s for s in evals if 0 < s < total) | {total}
+    due = {epoch_start(every * (i + 1)) for i in range(int(train.epochs / every))}
+    evals = frozenset(s for s in due if 0 < s < total) | {total}
     saves = evals
     if train.checkpoint_every:
         saves = frozenset(range(0, total, train.checkpoint_every)) | {total}

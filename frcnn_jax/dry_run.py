@@ -65,7 +65,7 @@ def with_data(run: config.Run) -> config.Run:
         return run
     run, data, _ = build.datasets(run)
     batches = build.train_batches(run, data, 0)
-    found = {"max_boxes": batches.max_boxes}
+    found: dict[str, Any] = {"max_boxes": batches.max_boxes}
     if not run.data.crop:
         found["buckets"] = batches.buckets
     total = build.plan(run, batches.schedule).total
@@ -184,7 +184,7 @@ def training(run: config.Run, mesh: Mesh) -> tuple[Any, int, Any]:
 def batch_shapes(hw: tuple[int, int], size: int, rows: int, mesh: Mesh) -> Batch:
     """A batch without contents, split over the mesh."""
     one = batching.collate([None], hw, rows)
-    shapes = {
+    shapes: dict[str, Any] = {
         k: jax.ShapeDtypeStruct((size, *v.shape[1:]), v.dtype) for k, v in one.items()
     }
     return placed(Batch(**shapes), NamedSharding(mesh, P(AXIS)))

@@ -122,7 +122,7 @@ def tried(name: str, look: Callable[[], str]) -> Line:
 
 def caches() -> Iterator[Line]:
     """Where compiled programs and fetched weights are kept, and the room there."""
-    programs = jax.config.jax_compilation_cache_dir
+    programs = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if programs:
         yield folder("compiled programs", Path(programs))
     else:

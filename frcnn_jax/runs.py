@@ -25,8 +25,8 @@ CONFIGS = home.folder() / "configs"
 
 
 # What a disk, or the rights to a folder, can have against writing.
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-REFUSED += (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+REFUSED: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+REFUSED += (errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 @contextmanager
@@ -130,7 +130,8 @@ def fingerprint(data: Dataset) -> str:
 
 # Fields that decide shapes, what is in the optimiser's state, or which image is read
 # when: a run with another value would not be the same run continued.
-FIXED = ("model.", "seed", "train.batch_size", "train.freeze", "train.optimizer")
+FIXED: tuple[str, ...] = ("model.", "seed", "train.batch_size", "train.freeze")
+FIXED += ("train.optimizer",)
 FIXED += ("train.no_decay", "train.bias_rate", "data.train", "data.val_fraction")
 FIXED += ("data.classes", "data.image_ids", "data.fraction", "data.keep_empty")
 FIXED += ("data.min_box_side", "data.voc_inclusive", "data.buckets", "data.crop")

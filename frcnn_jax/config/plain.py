@@ -82,7 +82,8 @@ def _chosen(values: dict[str, Any], kinds: tuple[type, ...], name: str):
 def _kinds(annotation: Any) -> tuple[type, ...]:
     """The sections that a field may hold, the first one by default; () for values."""
     options = typing.get_args(annotation) or (annotation,)
-    return tuple(kind for kind in options if dataclasses.is_dataclass(kind))
+    sections: Iterable[Any] = filter(dataclasses.is_dataclass, options)
+    return tuple(sections)
 
 
 def _as_tuples(value: Any) -> Any:

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from frcnn_jax.config.plain import flatten, nearest
 from frcnn_jax.config.schema import (
@@ -91,7 +91,11 @@ def _strangers(section: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _validate_numbers(values: dict[str, Any]) -> None:
-    at_least_one = ("train.batch_size", "eval.batch_size", "train.log_every")
+    at_least_one: tuple[str, ...] = (
+        "train.batch_size",
+        "eval.batch_size",
+        "train.log_every",
+    )
     at_least_one += ("train.max_nonfinite",)
     at_least_one += ("model.fpn.channels", "model.rpn.channels", "model.rpn.convs")
     at_least_one += ("model.backbone.groups", "model.backbone.group_width")
@@ -107,7 +111,8 @@ def _validate_numbers(values: dict[str, Any]) -> None:
     for name in (*fractions, "data.flip", "data.crop_visible", "train.picture_score"):
         if not 0 <= values[name] <= 1:
             _fail(name, values[name], "must lie in 0..1")
-    not_negative = ("train.lr", "train.warmup_steps", "train.weight_decay", "seed")
+    not_negative: tuple[str, ...] = ("train.lr", "train.warmup_steps", "seed")
+    not_negative += ("train.weight_decay",)
     not_negative += ("data.brightness", "data.contrast", "data.saturation", "data.hue")
     not_negative += ("train.patience", "train.pictures", "train.profile")
     not_negative += ("train.bias_rate", "train.clip_norm", "model.roi.sampling_ratio")
@@ -174,10 +179,12 @@ def _validate_backbone(model: FasterRCNN) -> None:
 
 
 def _validate_model(model: FasterRCNN) -> None:
-    outputs = {ResNet: 0, VGG16: 1, MobileNetV3: 2}[type(model.backbone)]
-    outputs = outputs or len(model.backbone.stages)
+    trunk = model.backbone
+    outputs = {ResNet: 0, VGG16: 1, MobileNetV3: 2}[type(trunk)]
+    if isinstance(trunk, ResNet):
+        outputs = len(trunk.stages)
     levels = outputs if model.fpn is None else model.fpn.levels
-    if model.fpn is not None and isinstance(model.backbone, VGG16):
+    if model.fpn is not None and isinstance(trunk, VGG16):
         rule = "VGG16 has one map, nothing to build a pyramid from: set it to None"
         _fail("model.fpn", model.fpn, rule)
     if model.fpn is None and outputs != 1:
@@ -252,5 +259,5 @@ def _validate_data(run: Run) -> None:
         _fail("data.val_fraction", data.val_fraction, "must lie between 0 and 1")
 
 
-def _fail(name: str, value: Any, rule: str) -> None:
+def _fail(name: str, value: Any, rule: str) -> NoReturn:
     raise ValueError(f"config field {name} is {value!r}: {rule}")

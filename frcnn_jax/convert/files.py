@@ -114,7 +114,7 @@ def save(
 def save_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz file, whole or not at all; it has no room for metadata."""
     with _replacing(Path(path)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # a name may not be allow_pickle
 
 
 @contextlib.contextmanager
@@ -188,19 +188,19 @@ def load_variables(path: str | Path, *, norm_eps: float) -> Loaded:
     try:
         kind = recognise(arrays)
         if kind == "ours":
-            notes = {name: NOTE for name in arrays if name.startswith(NOTE_PREFIX)}
-            weights = {name: a for name, a in arrays.items() if name not in notes}
-            converted = Conversion(weights, notes)
+            beside = {name: NOTE for name in arrays if name.startswith(NOTE_PREFIX)}
+            weights = {name: a for name, a in arrays.items() if name not in beside}
+            converted = Conversion(weights, beside)
         elif kind in PEERS:
             converted = convert(arrays, PEERS[kind].table(arrays), consume=True)
         else:
             converted = imagenet.conversion(arrays, norm_eps=norm_eps)
     except ConversionError as error:
         raise ConversionError(f"{path}: {error}") from error
-    beside = metadata.get(torch_files.UNUSED)
+    unused = metadata.get(torch_files.UNUSED)
     notes = [
         *converted.notes(),
-        *([f"{torch_files.UNUSED}: {beside}"] if beside else ()),
+        *([f"{torch_files.UNUSED}: {unused}"] if unused else ()),
     ]
     return Loaded(converted.variables, metadata, kind, tuple(notes))
 

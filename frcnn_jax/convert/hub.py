@@ -17,6 +17,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from email.message import Message
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -108,7 +109,7 @@ def _asked(name: str, place: Place) -> Hosted:
     return Hosted(name, _address(place, commit), kept, digest, _secret())
 
 
-def _head(address: str) -> http.client.HTTPMessage:
+def _head(address: str) -> Message:
     """Headers of the hub's own answer; redirects inside the hub are followed."""
     opener = urllib.request.build_opener(_Stay)
     for _ in range(5):

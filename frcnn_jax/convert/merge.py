@@ -8,7 +8,7 @@ are never adapted here.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class MergeReport(NamedTuple):
 
 
 def merge(
-    fresh: Mapping[str, np.ndarray],
+    fresh: Mapping[str, Any],  # arrays, or only their shapes
     loaded: Mapping[str, np.ndarray],
     skip_patterns: Sequence[str] = (),
     *,

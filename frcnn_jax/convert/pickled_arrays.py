@@ -42,6 +42,7 @@ STORAGES = {
     "torch.QInt32Storage": "<i4",
     "torch.storage.UntypedStorage": "u1",
 }
+Bytes = bytes | memoryview
 
 
 class DType:
@@ -96,7 +97,7 @@ class Storage:
     `fetch` returns exactly `size` bytes or raises ConversionError.
     """
 
-    def __init__(self, kind: str, count: int, fetch: Callable[["Storage"], bytes]):
+    def __init__(self, kind: str, count: int, fetch: Callable[["Storage"], Bytes]):
         """Takes the name of a storage class and its count of elements."""
         if kind not in STORAGES or count < 0:
             raise ConversionError(f"unknown storage of {count} elements: {kind}")

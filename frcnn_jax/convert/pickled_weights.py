@@ -47,7 +47,9 @@ def split(value: Any) -> tuple[Flat, dict[str, str]]:
 
 
 def _metadata(found: Iterator[tuple[str, Any]]) -> dict[str, str]:
-    metadata, unused, count = {}, [], 0
+    metadata: dict[str, str] = {}
+    unused: list[str] = []
+    count = 0
     for number, (name, value) in enumerate(found):
         printed = _printable(value) if number < MAX_ENTRIES else None
         if printed is not None:

@@ -160,7 +160,7 @@ class Unpickler:
         builder = self._builders.get(what.name) if isinstance(what, Name) else None
         return Stub(what.name) if builder is None else builder(arguments)
 
-    def extend(self, kind: type, items: list) -> None:
+    def extend(self, kind: Any, items: list) -> None:
         """Adds to the list or dictionary on top of the stack."""
         top = self.stack[-1]
         if type(top) is kind:

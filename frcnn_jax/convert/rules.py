@@ -176,7 +176,9 @@ def convert(
     variables, unused, found, left, misfits = {}, {}, [], [], []
     names = tuple(state)
     for name in names:
-        array = state.pop(name) if consume else state[name]
+        array = state[name]
+        if consume:
+            del state[name]  # type: ignore[attr-defined]  # a dict then
         hit = _find(name, rules, "theirs")
         if name.startswith(NOTE_PREFIX):
             unused[name] = NOTE

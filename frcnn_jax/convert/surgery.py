@@ -13,7 +13,7 @@ import numpy as np
 from frcnn_jax.convert.peers import classes
 from frcnn_jax.convert.rules import ConversionError, Flat, few
 
-_KEYS = ("class_names", "meta.CLASSES", "meta.dataset_meta.CLASSES")
+_KEYS: tuple[str, ...] = ("class_names", "meta.CLASSES", "meta.dataset_meta.CLASSES")
 _KEYS += ("meta.classes", "meta.dataset_meta.classes")  # of ours, and of mmdetection
 _SHOWN = 8
 HEAD = "params/box_head/predictor/"

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from frcnn_jax.convert import pickled_weights
-from frcnn_jax.convert.pickled_arrays import BUILDERS, Storage
+from frcnn_jax.convert.pickled_arrays import BUILDERS, Bytes, Storage
 from frcnn_jax.convert.pickles import Name, Pairs, Unpickler, printable, text
 from frcnn_jax.convert.rules import ConversionError, Flat
 
@@ -270,7 +270,7 @@ class _Stream:
 class _Storages:
     """The storages that a pickle speaks of, by key."""
 
-    def __init__(self, fetch: Callable[[str, Storage], bytes]) -> None:
+    def __init__(self, fetch: Callable[[str, Storage], Bytes]) -> None:
         self.known: dict[str, Storage] = {}
         self._fetch = fetch
 

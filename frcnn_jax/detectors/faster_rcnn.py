@@ -4,7 +4,8 @@
 summed over devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -53,19 +54,20 @@ def make(
         features, variables = apply(
             variables, "extract", batch.images, batch.image_hw, train=True
         )
-        raw, _ = apply(variables, "propose_raw", features, batch.image_hw)
+        (logits, deltas), _ = apply(variables, "propose_raw", features, batch.image_hw)
         grid = rpn.grid(spec, [f.shape[1:3] for f in features], model.cells)
         rpn_terms, samples, dropout = jax.vmap(
-            lambda *one: stage_one(*one, grid, model, key, priority)
-        )(*raw, batch)
+            partial(stage_one, grid=grid, model=model, key=key, priority=priority)
+        )(logits, deltas, batch)
         crops = crop(features, samples.boxes, batch.image_hw, model)
         valid, dropout = jax.tree.map(_all_images, (samples.valid, dropout))
         outputs, variables = apply(
             variables, "classify", crops, valid, dropout=dropout, train=True
         )
-        roi_terms = jax.vmap(lambda *one: roi.loss(*one, model.roi, model.box_coder))(
-            *_per_image(outputs, samples.valid.shape), samples
-        )
+        classes, boxes = _per_image(outputs, samples.valid.shape)
+        roi_terms = jax.vmap(
+            partial(roi.loss, section=model.roi, convention=model.box_coder)
+        )(classes, boxes, samples)
         real = (batch.image_id >= 0).astype(jnp.float32)
         sums = [(term * real).sum() for term in (*rpn_terms, *roi_terms)]
         losses = _normalise_losses(sums, axis_name)
@@ -75,19 +77,17 @@ def make(
     def predict(variables: Variables, batch: Batch) -> Detections:
         apply = _applier(network)
         features, _ = apply(variables, "extract", batch.images, batch.image_hw)
-        raw, _ = apply(variables, "propose_raw", features, batch.image_hw)
+        (logits, deltas), _ = apply(variables, "propose_raw", features, batch.image_hw)
         grid = rpn.grid(spec, [f.shape[1:3] for f in features], model.cells)
-        proposals = jax.vmap(lambda *one: propose(*one, grid, model, train=False))(
-            *raw, batch.image_hw
+        proposals = jax.vmap(partial(propose, grid=grid, model=model, train=False))(
+            logits, deltas, batch.image_hw
         )
         crops = crop(features, proposals.boxes, batch.image_hw, model)
         outputs, _ = apply(variables, "classify", crops)
-        return jax.vmap(lambda *one: roi.detect(*one, model.roi, model.box_coder))(
-            *_per_image(outputs, proposals.valid.shape),
-            proposals,
-            batch.image_hw,
-            batch.scale_xy,
-        )
+        classes, boxes = _per_image(outputs, proposals.valid.shape)
+        return jax.vmap(
+            partial(roi.detect, section=model.roi, convention=model.box_coder)
+        )(classes, boxes, proposals, batch.image_hw, batch.scale_xy)
 
     return Detector(init, loss, predict)
 
@@ -111,7 +111,7 @@ def _applier(network: Network):
 
 def propose(logits, deltas, image_hw, grid, model: config.FasterRCNN, *, train: bool):
     """`rpn.propose` of one image on the anchors of a grid that exist in it."""
-    exist = [jnp.ones(level.shape, bool) for level in logits]
+    exist: Sequence[Array] = [jnp.ones(level.shape, bool) for level in logits]
     if model.mask_padding:
         exist = rpn.anchors_exist(grid, image_hw)
     return rpn.propose(

@@ -68,7 +68,7 @@ class Network(nn.Module):
         self, features: Features, image_hw: Float[Array, "b 2"]
     ) -> tuple[tuple[Float[Array, "b _"], ...], tuple[Float[Array, "b _ 4"], ...]]:
         """Objectness logits and deltas of every anchor, per level."""
-        inside = [None] * len(features)
+        inside: list[Array | None] = [None] * len(features)
         if self.section.mask_padding:
             strides = anchor_spec(self.section).strides
             inside = [
@@ -92,7 +92,7 @@ class Network(nn.Module):
 
     def masks(
         self,
-        canvas_hw: tuple[int, int],
+        canvas_hw: tuple[int, ...],
         image_hw: Float[Array, "b 2"],
         strides: Sequence[int],
     ) -> dict[int, Bool[Array, "b _ _ 1"]] | None:
@@ -145,6 +145,8 @@ def _box_head(model: config.FasterRCNN, dtype, axis_name) -> nn.Module:
         if roi.convs:
             norm = partial(Norm, roi.norm, roi.norm_eps, dtype, axis_name=axis_name)
         return FCHead(predictor, roi.convs, roi.fc, norm, dtype)
+    if not isinstance(trunk, config.ResNet):
+        raise TypeError(f"no stage 5 for {trunk!r}")
     norm = partial(Norm, trunk.norm, trunk.norm_eps, dtype, axis_name=axis_name)
     block = partial(
         resnet.Bottleneck,

@@ -34,7 +34,8 @@ class Grid(NamedTuple):
 class RPNTargets(NamedTuple):
     """The sampled anchors of one image; index counts over all levels."""
 
-    index: Array  # [S] int32
+    # [S] int32
+    index: Array  # type: ignore[assignment]
     valid: Array  # [S] bool
     positive: Array  # [S] bool
     gt_boxes: Array  # [S, 4] matched ground truth, meaningful where positive
@@ -53,7 +54,7 @@ def anchors_exist(
 ) -> tuple[Bool[Array, "_"], ...]:
     """Which anchors have their cell in the image's own area, per level."""
     return tuple(
-        (cells < canvas.cells(image_hw, stride, grid.rule)).all(-1)
+        (canvas.cells(image_hw, stride, grid.rule) > cells).all(-1)
         for cells, stride in zip(grid.cells, grid.spec.strides, strict=True)
     )
 
@@ -79,7 +80,7 @@ def anchors_of(
         if grid.rule != "canvas":
             count = canvas.cells(image_hw, stride, grid.rule)
         shift = (jnp.floor(size / count) - stride) * cells
-        levels.append(boxes + jnp.tile(shift[:, ::-1], 2))
+        levels.append(jnp.tile(shift[:, ::-1], 2) + boxes)
     return tuple(levels)
 
 

@@ -52,7 +52,7 @@ class Graph:
         self.rules = rules
         self.nodes: list[onnx.NodeProto] = []
         self._written: dict[int, tuple[Any, str]] = {}  # convolutions
-        self.root = self if outer is None else outer.root
+        self.root: Graph = self if outer is None else outer.root
         if outer is None:
             self.constants: dict[str, onnx.TensorProto] = {}
             self._known: dict[bytes, str] = {}
@@ -108,7 +108,7 @@ class Graph:
         name = self.held(value)
         if value.held == value.shape:
             return name
-        return self.op("Expand", name, np.int64(value.shape))
+        return self.op("Expand", name, np.array(value.shape, np.int64))
 
     def run(self, jaxpr, constants: Sequence[Value], inputs: Sequence[Value]):
         """Translates the equations of a jaxpr; returns its outputs.
@@ -122,7 +122,8 @@ class Graph:
 
         def read(atom) -> Value:
             if isinstance(atom, jex.Literal):
-                return self.known(np.asarray(atom.val, atom.aval.dtype))
+                dtype = atom.aval.dtype  # type: ignore[attr-defined]
+                return self.known(np.asarray(atom.val, dtype))
             return names[atom]
 
         for eqn in jaxpr.eqns:
@@ -220,8 +221,9 @@ class Graph:
         if not on.shape:
             return self.full(new)
         ones = [1] * (len(new.shape) - len(on.shape))
-        on = self.op("Reshape", self.full(on), np.int64([*on.shape, *ones]))
-        return self.choice(on, self.full(new), self.full(old), new.dtype)
+        wide = np.array([*on.shape, *ones], np.int64)
+        mask = self.op("Reshape", self.full(on), wide)
+        return self.choice(mask, self.full(new), self.full(old), new.dtype)
 
     def choice(self, on: str, then: str, other: str, dtype) -> str:
         """`then` where `on` holds, else `other`; onnxruntime has no Where of bools."""

@@ -102,7 +102,11 @@ def check(
         cut = image[:height, :width]
         canvas = np.zeros((1, height, width, 3), np.uint8)
         canvas[0, : cut.shape[0], : cut.shape[1]] = cut
-        inputs = canvas, np.float32([cut.shape[:2]]), np.ones((1, 2), np.float32)
+        inputs = (
+            canvas,
+            np.array([cut.shape[:2]], np.float32),
+            np.ones((1, 2), np.float32),
+        )
         ours = jax.tree.map(np.asarray, direct(flat, *inputs))
         theirs = read.run(*inputs)
         if not all(

@@ -169,7 +169,7 @@ class ResNet(nn.Module):
 
     def _stage(self, layer: int, stride: int, dilation: int, conv, norm) -> Stage:
         planes = self.width * 2 ** (layer - 1)
-        block = partial(BasicBlock, planes, conv=conv, norm=norm)
+        block: partial = partial(BasicBlock, planes, conv=conv, norm=norm)
         if self.depth >= 50:
             block = partial(
                 Bottleneck,

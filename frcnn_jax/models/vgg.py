@@ -42,10 +42,8 @@ class VGG16(nn.Module):
         """Normalised images to {"c5": map of stride 16}; `masks` as in `ResNet`."""
         norm = None
         if self.norm != "none":
-            norm = partial(
-                *(Norm, self.norm, self.norm_eps, self.dtype),
-                axis_name=self.axis_name,
-            )
+            shared = self.norm, self.norm_eps, self.dtype
+            norm = partial(Norm, *shared, axis_name=self.axis_name)
         at, x, stride = (masks or {}).get, images, 1
         for number, (convs, factor) in enumerate(STAGES, start=1):
             if number > 1:

@@ -43,9 +43,9 @@ def base_anchors(
     if style == "caffe":
         return _caffe_anchors(np.asarray(sizes), np.asarray(ratios))
     root = np.sqrt(np.asarray(ratios, np.float32))
-    sizes = np.asarray(sizes, np.float32)
-    h = (root[:, None] * sizes).ravel()
-    w = (np.float32(1.0) / root[:, None] * sizes).ravel()
+    sides = np.asarray(sizes, np.float32)
+    h = (root[:, None] * sides).ravel()
+    w = (np.float32(1.0) / root[:, None] * sides).ravel()
     anchors = np.stack([-w, -h, w, h], -1) * np.float32(0.5)
     return np.round(anchors) if style == "rounded" else anchors
 

@@ -47,7 +47,7 @@ def cells(
 
 
 def inside(
-    shape_hw: tuple[int, int], cells: Float[Array, "b 2"]
+    shape_hw: tuple[int, ...], cells: Float[Array, "b 2"]
 ) -> Bool[Array, "b h w 1"]:
     """Mask of the first `cells` rows and columns of a map."""
     row = jnp.arange(shape_hw[0])[None, :, None, None]

@@ -11,7 +11,8 @@ POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 class Match(NamedTuple):
     """What each of N boxes was assigned to."""
 
-    index: Array  # [N] int32 row of the ground truth; meaningful where positive
+    # [N] int32 row of the ground truth; meaningful where positive
+    index: Array  # type: ignore[assignment]
     label: Array  # [N] int32: 1 positive, 0 negative, -1 ignored
 
 

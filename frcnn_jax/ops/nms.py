@@ -21,7 +21,8 @@ BLOCK = 1000  # candidates per round; 1 to 4 ms on two CPU cores
 class Kept(NamedTuple):
     """Survivors, best first."""
 
-    index: Array  # [keep] int32 into the candidates; 0 where not valid
+    # [keep] int32 into the candidates; 0 where not valid
+    index: Array  # type: ignore[assignment]
     valid: Array  # [keep] bool
 
 

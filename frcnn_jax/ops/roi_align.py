@@ -150,11 +150,11 @@ def _axis_weights(rois: _Rois, axis: int, cell, pooling: Pooling):
     bins = jnp.arange(pooling.size, dtype=jnp.float32)[:, None]
     cell = cell.astype(jnp.float32)[:, None, :]
     spacing = rois.spacing[:, axis, None, None]
-    near = 0.0
+    near: Array | float = 0.0
     if pooling.sampling_ratio == 0:
         near = (cell - 1.0 - start - bins * side) / jnp.maximum(spacing, 1e-9)
         near = jnp.clip(jnp.ceil(near - 0.5), 0.0, samples)
-    weight = 0.0
+    weight: Array | float = 0.0
     for step in range(pooling.sampling_ratio or 5):
         sample = near + step
         position = start + bins * side + (sample + 0.5) * spacing

@@ -17,7 +17,8 @@ from frcnn_jax.ops.matching import NEGATIVE, POSITIVE
 class Sample(NamedTuple):
     """`count` slots: positives first, then negatives, then empty ones."""
 
-    index: Array  # [S] int32 into the candidates; 0 where not valid
+    # [S] int32 into the candidates; 0 where not valid
+    index: Array  # type: ignore[assignment]
     valid: Array  # [S] bool
     positive: Array  # [S] bool
 

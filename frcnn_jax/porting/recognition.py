@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -178,16 +178,17 @@ def _narrowed(
         return kept, f"; the configuration in the file says {facts}"
     words = set(re.split(r"[^a-z0-9]+", Path(path).name.lower()))
     parts = [set(group[0].name.split("_")) for group in groups]
-    own = [part - set.intersection(*parts) for part in parts]
+    common = parts[0].intersection(*parts)
+    own = [part - common for part in parts]
     kept = [g for g, part in zip(groups, own, strict=True) if part and part <= words]
     if len(kept) == 1:
         return kept, "; the file's name says so"
     return groups, ""
 
 
-def _facts(text: str) -> dict[str, object]:
+def _facts(text: str) -> dict[str, Any]:
     """What a configuration text of mmdetection says of style and pixels."""
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     if style := re.search(r"\bstyle\s*=\s*['\"](\w+)['\"]", text):
         facts["style"] = style[1]
     for name in ("mean", "std"):
@@ -198,7 +199,7 @@ def _facts(text: str) -> dict[str, object]:
     return facts
 
 
-def _agrees(model: config.FasterRCNN, facts: Mapping[str, object]) -> bool:
+def _agrees(model: config.FasterRCNN, facts: Mapping[str, Any]) -> bool:
     caffe = getattr(model.backbone, "stride_in_1x1", False)
     style = facts.get("style", "caffe" if caffe else "pytorch")
     pairs = (("mean", model.pixel_mean), ("std", model.pixel_std))

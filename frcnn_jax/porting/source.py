@@ -4,7 +4,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
@@ -135,10 +135,10 @@ def write(source: Source, target: Path, peer: str | None = None) -> int:
     return len(arrays)
 
 
-def metadata(source: Source) -> dict[str, object]:
+def metadata(source: Source) -> dict[str, Any]:
     """What is kept beside the weights: enough to score and predict with them."""
     model, named = source.run.model, source.labels
-    kept = {
+    kept: dict[str, Any] = {
         "frcnn_jax": __version__,
         "config": config.to_json(source.run),
         "pixel_mean": model.pixel_mean,

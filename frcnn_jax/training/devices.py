@@ -80,7 +80,8 @@ def fallback(kind: str, root: Path = Path("/")) -> str:
 
 def chosen() -> str:
     """The platforms that the user named for JAX; "" where JAX chooses."""
-    return jax.config.jax_platforms or os.environ.get("JAX_PLATFORMS", "")
+    named = jax.config.jax_platforms  # type: ignore[attr-defined]
+    return named or os.environ.get("JAX_PLATFORMS", "")
 
 
 def signs(kind: str, root: Path = Path("/")) -> list[str]:

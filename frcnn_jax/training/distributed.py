@@ -37,7 +37,7 @@ def join(
     Only process 0 prints. Errors: ValueError for some of the three without the rest.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = [
+    given: list[Any] = [
         os.environ.get(name) if value is None else value
         for name, value in zip(names, (coordinator, count, index), strict=True)
     ]
@@ -47,11 +47,11 @@ def join(
             f" --num_processes=N and --process_id=I, or {', '.join(names)}; or by none"
             " of them, on a TPU pod slice or in a SLURM job"
         )
-    address, *numbers = given
-    numbers = [None if x is None else int(x) for x in numbers]
+    address = given[0]
+    numbers = [None if x is None else int(x) for x in given[1:]]
     try:
         jax.distributed.initialize(
-            address, *numbers, heartbeat_timeout_seconds=lost_after
+            address, numbers[0], numbers[1], heartbeat_timeout_seconds=lost_after
         )
     except ValueError as error:
         raise ValueError(

@@ -103,8 +103,9 @@ class Guard:
         name = f"step_{taken.step}"
         if jax.process_count() > 1:
             name += f"_process_{jax.process_index()}"
-        np.savez_compressed(folder / f"{name}.npz", step=taken.step, **taken.arrays)
-        return folder / f"{name}.npz"
+        file, arrays = folder / f"{name}.npz", dict(taken.arrays, step=taken.step)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return file
 
     def _back(self, state: TrainState) -> TrainState:
         """The last checkpoint's parameters, going on with the data from here."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from frcnn_jax import config
 from frcnn_jax.training.checkpoint import Checkpoints
@@ -25,7 +26,7 @@ class Plan(NamedTuple):
 
     total: int
     epoch_of: Callable[[int], float]  # steps done -> epochs done
-    rate: Callable[[int], float]  # step -> learning rate
+    rate: Callable[[ArrayLike], jax.Array]  # step -> learning rate
     eval_steps: frozenset[int]  # after how many steps to evaluate
     checkpoint_steps: frozenset[int]
 
@@ -57,7 +58,8 @@ def fit(
     `batches` begin with that of `state.step`; the next is fetched while a step runs. An
     evaluation cut off is done first. Errors: SaveFailed; NonFinite, Stopped: all saved.
     """
-    plan, clock, started, last = rails.plan, Clock(), None, None
+    plan, clock, started = rails.plan, Clock(), None
+    last: Taken | None = None
     done, guard, watch = int(state.step), Guard(rails, train), Watch()
     _evaluate_if_due(state, done, rails)
     while done < plan.total and not exhausted(rails.log.scores(), train.patience):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from frcnn_jax import config
@@ -26,7 +27,7 @@ def text(train: config.Train) -> str:
 
 def learning_rate(
     train: config.Train, milestones: tuple[int, ...]
-) -> Callable[[Array], Array]:
+) -> Callable[[ArrayLike], Array]:
     """Step (0-based) to rate; `milestones` are the steps at which it drops.
 
     During warm-up the factor goes from warmup_factor at step 0 to 1 at step
@@ -37,7 +38,7 @@ def learning_rate(
     span = max(train.warmup_steps - 1, 1)
 
     def at(step: Array) -> Array:
-        warmup = jnp.minimum(start + (1.0 - start) * step / span, 1.0)
+        warmup: Array | float = jnp.minimum(start + (1.0 - start) * step / span, 1.0)
         if train.warmup_steps <= 1:
             warmup = 1.0
         drops = sum((step >= m).astype(jnp.float32) for m in milestones)

@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AGREE_EVERY = 10  # steps between which several processes compare notes
@@ -37,7 +38,7 @@ class Stop:
     def __init__(self):
         """Nothing is requested yet."""
         self.requested = 0
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # their handlers
         self._woken = -1
 
     def __enter__(self) -> "Stop":
