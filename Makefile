@@ -49,6 +49,7 @@ demo: $(READY) ## draw a data set, train on it, print its AP table, draw detecti
 lint: $(READY) ## check style, formatting and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 fmt: $(READY) ## repair style and formatting
 	$(PY) -m ruff check --fix .

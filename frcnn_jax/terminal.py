@@ -5,7 +5,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich import box, progress
 from rich.console import Console
@@ -130,7 +130,7 @@ def _interactive(console: Console) -> bool:
 def _drawn(table: Rows) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(table.rows[0]):
-        flush = "left" if place < table.left else "right"
+        flush: Any = "left" if place < table.left else "right"
         made.add_column(Text(name), justify=flush)
     for row in table.rows[1:]:
         made.add_row(*map(Text, row))

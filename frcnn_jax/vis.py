@@ -233,7 +233,7 @@ def _pen(height: int, width: int) -> _Pen:
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """The font inside Pillow, which knows ASCII."""
-    return ImageFont.load_default(size)
+    return ImageFont.load_default(size)  # type: ignore[return-value]
 
 
 def _drawing_order(boxes: np.ndarray, scores: np.ndarray | None) -> list[int]:

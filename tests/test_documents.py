@@ -36,6 +36,8 @@ NOT_RUN = {
     "python predict.py --weights=mmdet:r50_fpn_1x photo.jpg "
     "--out=runs/mmdet": "network",
     "python eval.py --weights=mmdet:": "network",
+    "python convert.py runs/r50 hf:me/crabs --data_license=CC-BY-4.0": "network: "
+    "tests/porting/test_publish.py has a hub beside it",
     "ls my_data/images/*.jpg | python predict.py --workdir=runs/mine - "
     "--out=runs/mine/listed": "a pipe: tests/data and tests/smoke read lists",
     "python benchmarks/inference.py --config=configs/r50_fpn_1x.py --size=800x1216 "

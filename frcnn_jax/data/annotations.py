@@ -11,6 +11,7 @@ Not here: files and images (see `sources`), masks, keypoints.
 import math
 from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -244,14 +245,13 @@ def scoring_dictionary(
     kept = [annotations[row] for row in columns.row[chosen]]
     no_area = np.array([not is_number(a.get("area")) for a in kept], bool)
     no_crowd = np.array([a.get("iscrowd") is None for a in kept], bool)
+
+    def found(fault: str, k: int) -> Finding:
+        named = annotation_id(kept[k], int(columns.row[chosen[k]]))
+        return Finding(fault, source, kept[k]["image_id"], named)
+
     for fault, hits in (("no-area", no_area), ("no-crowd", no_crowd)):
-        findings.add_where(
-            *(fault, hits),
-            lambda k, fault=fault: Finding(
-                *(fault, source, kept[k]["image_id"]),
-                annotation_id(kept[k], int(columns.row[chosen[k]])),
-            ),
-        )
+        findings.add_where(fault, hits, partial(found, fault))
     ids = _annotation_ids(kept, source, findings)
     fields = ("id", "file_name", "width", "height")
     return {

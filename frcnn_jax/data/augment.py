@@ -119,9 +119,10 @@ def crop_corner(
         for axis, centre in enumerate(((box[1] + box[3]) / 2, (box[0] + box[2]) / 2)):
             low[axis] = int(np.clip(centre - data.crop[axis], 0, room[axis]))
             high[axis] = int(np.clip(centre, low[axis], room[axis]))
-    return tuple(
+    y, x = (
         a + int(u * (b - a + 1)) for a, b, u in zip(low, high, place[:2], strict=True)
     )
+    return y, x
 
 
 def crop(

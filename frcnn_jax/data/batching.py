@@ -52,7 +52,8 @@ def choose_buckets(
         return buckets
     tall = np.array([w < h for h, w in sizes_hw])
     tight = [resized[side].max(0) for side in (~tall, tall) if side.any()]
-    rounded = [tuple(int(-(-x // MULTIPLE) * MULTIPLE) for x in hw) for hw in tight]
+    whole = [(-(-hw // MULTIPLE) * MULTIPLE).astype(int) for hw in tight]
+    rounded = [(int(height), int(width)) for height, width in whole]
     return tuple(dict.fromkeys(rounded))
 
 
@@ -81,7 +82,8 @@ def _resized(sizes_hw, short_side: int, max_side: int) -> np.ndarray:
 
 
 def _fits(resized: np.ndarray, buckets: Sequence[Bucket]) -> np.ndarray:
-    return (resized[:, None] <= np.array(buckets)[None]).all(2)  # [N, buckets]
+    fits: np.ndarray = resized[:, None] <= np.array(buckets)[None]
+    return np.all(fits, axis=2)  # [N, buckets]
 
 
 def _check_fit(resized, sizes_hw, buckets, *, names) -> None:
@@ -209,7 +211,7 @@ def eval_plans(
     The last batch of each bucket is filled with rows of -1.
     """
     of_record = np.asarray(bucket_of_record)
-    plans = []
+    plans: list[Plan] = []
     for bucket in np.unique(of_record):
         members = np.flatnonzero(of_record == bucket)
         padded = np.full(-(-len(members) // batch_size) * batch_size, -1)
@@ -252,8 +254,11 @@ def collate(
     becomes a filler image: zeros, image_id -1, image_hw the bucket's, scale 1.
     ValueError for a sample larger than the bucket or with more boxes than `max_boxes`.
     """
-    n, (height, width) = len(samples) if count is None else count, bucket
-    batch = {
+    if count is None:
+        samples = list(samples)
+        count = len(samples)
+    n, (height, width) = count, bucket
+    batch: dict[str, np.ndarray] = {
         "images": np.zeros((n, height, width, 3), np.uint8),
         "image_hw": np.tile(np.array(bucket, np.float32), (n, 1)),
         "scale_xy": np.ones((n, 2), np.float32),

@@ -59,7 +59,8 @@ def images(content: dict, *, source: str, findings: Findings) -> list[dict]:
 
     Findings: no id, file_name or size; an id used twice (the first is kept).
     """
-    good, seen = [], Counter()
+    good: list[dict[str, Any]] = []
+    seen: Counter[Any] = Counter()
     for row, entry in enumerate(content["images"]):
         fault = _id_fault(entry) or _file_fault(entry)
         name = entry.get("id") if isinstance(entry, dict) else None

@@ -231,9 +231,9 @@ class Findings:
             self._kept[fault].append(Finding(fault, str(where), **more))
 
     def add_where(
-        self, fault: str, hits: np.ndarray, finding: Callable[[int], Finding]
+        self, fault: str, hits: Any, finding: Callable[[int], Finding]
     ) -> None:
-        """Note a finding for each true entry of `hits`; `finding(row)` makes it."""
+        """Note a finding for each true one of `hits` [N]; `finding(row)` makes it."""
         rows = np.flatnonzero(hits)
         if len(rows):
             self._count(fault, len(rows))

@@ -187,8 +187,9 @@ def _ahead(items: Iterable, load: Callable, threads: int, ahead: int) -> Iterato
 
 
 def _views(number: int, picture: Path | np.ndarray, data: config.Data, looks: Looks):
-    image = picture
-    if not isinstance(picture, np.ndarray):
+    if isinstance(picture, np.ndarray):
+        image = picture
+    else:
         image = transforms.decode(picture, data.max_image_pixels)
     hw = image.shape[:2]
     found = tuple(views.of_picture(hw, looks))

@@ -53,7 +53,9 @@ class Raw(NamedTuple):
     name: str  # of the split
     source: str  # file or folder, for messages
     content: dict[str, Any]  # lists "images", "annotations", "categories", as in COCO
-    pictures: list[Path | Stored | None]  # of each entry of "images"; None = no file
+    pictures: Sequence[
+        Path | Stored | None
+    ]  # of each entry of "images"; None = no file
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
 
 
 def ids_as_labels(
-    class_names: Sequence[str], category_ids: Sequence[int]
+    class_names: Sequence[str], category_ids: Sequence[Any]
 ) -> tuple[tuple[str, ...], tuple[int | None, ...]]:
     """Names and ids of labels that are the category ids, as torchvision counts them.
 

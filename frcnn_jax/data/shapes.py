@@ -19,7 +19,7 @@ Not here: how shapes and backgrounds are painted (see `drawing.py`), reading (se
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -127,7 +127,8 @@ def _write_split(
     root: Path, split: str, *, count: int, seed: int, size: tuple[int, int]
 ) -> int:
     """Draw and write one split; returns the number of its objects."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for k in range(count):
         drawn = scene(np.random.default_rng([seed, SPLITS.index(split), k]), size)
         name = _file_name(split, k)
@@ -137,7 +138,7 @@ def _write_split(
         images[-1]["height"] = height
         annotations += _rows(drawn, image_id=k + 1, first_id=len(annotations) + 1)
     categories = [{"id": k, "name": name} for k, name in enumerate(CLASSES, 1)]
-    content = {"info": {"description": f"drawn shapes, seed {seed}"}}
+    content: dict[str, Any] = {"info": {"description": f"drawn shapes, seed {seed}"}}
     content |= {"images": images, "annotations": annotations, "categories": categories}
     path = root / "annotations" / f"{split}.json"
     path.write_text(json.dumps(content) + "\n", encoding="utf-8")

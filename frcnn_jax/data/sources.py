@@ -135,8 +135,7 @@ def splits(root: str) -> list[str]:
             return yolo.splits(Path(root))
         case "voc":
             return voc.splits(Path(root))
-        case "tfds":
-            return tfds.splits(root)
+    return tfds.splits(root)
 
 
 def held_out_fraction(data: config.Data, what: str) -> float:
@@ -159,8 +158,7 @@ def _read(data: config.Data, what: str, split: str, findings: Findings) -> Raw:
             return yolo.read(root, split, findings)
         case "voc":
             return voc.read(root, split, inclusive=inclusive, findings=findings)
-        case "tfds":
-            return tfds.read(data.root, split, inclusive=inclusive, findings=findings)
+    return tfds.read(data.root, split, inclusive=inclusive, findings=findings)
 
 
 def _drawn(count: int, share: float) -> np.ndarray:
@@ -178,7 +176,7 @@ def _only(raw: Raw, chosen: np.ndarray) -> Raw:
     out = {_id(images[row]) for row in np.flatnonzero(~chosen)}
     kept = [a for a in raw.content["annotations"] if _id(a, "image_id") not in out]
     content = {**raw.content, "images": [images[k] for k in rows], "annotations": kept}
-    return raw._replace(content=content, pictures=[raw.pictures[k] for k in rows])
+    return raw._replace(content=content, pictures=[raw.pictures[int(k)] for k in rows])
 
 
 def _id(entry: Any, name: str = "id") -> Any:
@@ -213,7 +211,7 @@ def _build(
     raw: Raw, data: config.Data, training: bool, findings: Findings
 ) -> Dataset | None:
     source, listed = raw.source, raw.content["annotations"]
-    known = {"source": source, "findings": findings}
+    known: dict[str, Any] = {"source": source, "findings": findings}
     for key in ("images", "categories"):
         if not raw.content[key]:
             raise ValueError(f"{source}: {key!r} is empty; list every one there")

@@ -122,7 +122,8 @@ def _classes(builder, objects: str) -> tuple[list[str], list[Any]]:
 
 
 def _scanned(rows, objects: str, ids: list[Any], own: bool) -> dict[str, Any]:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for row in range(len(rows)):
         record = rows[row]
         picture = Stored("", rows, row)
@@ -130,7 +131,7 @@ def _scanned(rows, objects: str, ids: list[Any], own: bool) -> dict[str, Any]:
         name = _text(record.get("image/filename", b"")) or f"{row:08d}"
         key = record.get("image/id", name)
         key = int(key) if isinstance(key, np.integer) else _text(key)
-        key = json.loads(key) if own else key
+        key = json.loads(str(key)) if own else key
         images.append({"id": key, "file_name": name, "width": w, "height": h})
         for one in _objects(record[objects]):
             annotations.append(

@@ -201,7 +201,9 @@ def resize(image: np.ndarray, hw: tuple[int, int], kind: str) -> np.ndarray:
         )
         return np.rint(floats).clip(0, 255).astype(np.uint8)
     if kind == "pil":
-        return np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
+        return np.asarray(
+            Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+        )
     raise ValueError(
         f"data.resize is {kind!r}; it must be 'cv2_u8', 'cv2_f32' or 'pil'"
     )

@@ -22,7 +22,8 @@ class Video(NamedTuple):
 
     path: Path
     rate: Fraction  # frames a second
-    count: int | None  # of frames, about; None where the file does not tell
+    # Of frames, about; None where the file does not tell.
+    count: int | None  # type: ignore[assignment]
 
 
 def is_video(path: Path) -> bool:

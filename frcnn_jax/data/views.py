@@ -50,11 +50,9 @@ def chosen(
         raise ValueError(f"tile={tile}: tiles have {SMALLEST} pixels or more, 0 none")
     if not 0 <= overlap <= LARGEST_OVERLAP:
         raise ValueError(f"overlap={overlap:g}: choose from 0 to {LARGEST_OVERLAP}")
-    sides, flips = (data.eval_short_side,), (False,)
-    if tta:
-        sides = tuple(dict.fromkeys((*sides, *data.short_sides)))
-        flips = (False, True)
-    return Looks(sides, flips, tile, overlap)
+    sides = (data.eval_short_side, *(data.short_sides if tta else ()))
+    flips = (False, True) if tta else (False,)
+    return Looks(tuple(dict.fromkeys(sides)), flips, tile, overlap)
 
 
 def of_picture(hw: tuple[int, int], looks: Looks) -> list[View]:

@@ -218,11 +218,13 @@ def _parsed(path: Path, _time: int, size: int) -> _Page | str:
         return f"broken XML at line {line}, column {column}"
     except (LookupError, ValueError) as error:
         return str(error)
-    size = tuple(_number(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-    good = all(is_number(side) and side >= 1 for side in size)
+    sides: list[Any] = [
+        _number(tree.findtext(f"size/{side}")) for side in ("width", "height")
+    ]
+    good = all(is_number(side) and side >= 1 for side in sides)
     return _Page(
         filename=Path((tree.findtext("filename") or "").strip()).name,
-        size=(int(size[0]), int(size[1])) if good else None,
+        size=(int(sides[0]), int(sides[1])) if good else None,
         objects=tuple(_object(entry) for entry in tree.findall("object")),
     )
 

@@ -37,8 +37,8 @@ def resized(records: Sequence[Record], data: config.Data, short_side: int) -> Re
     sizes = np.array([(r.width, r.height) for r in records], np.int64).reshape(-1, 2)
     unique, row = np.unique(sizes, axis=0, return_inverse=True)
     rule = (short_side, data.max_side, data.size_rule)
-    after = [transforms.resized_hw(int(h), int(w), *rule)[::-1] for w, h in unique]
-    after = np.array(after, np.float64).reshape(-1, 2)
+    changed = [transforms.resized_hw(int(h), int(w), *rule)[::-1] for w, h in unique]
+    after = np.array(changed, np.float64).reshape(-1, 2)
     of_box = np.repeat(row.reshape(-1), counts)
     scale = (after / unique)[of_box]
     return Resized(

@@ -28,7 +28,7 @@ def note(
             findings.add("background", source, image=record.source_id)
     listed = [a for a in dataset.annotations["annotations"] if not a["iscrowd"]]
     boxes = np.array([a["bbox"] for a in listed], np.float64).reshape(-1, 4)
-    real = (boxes[:, 2:] > 0).all(1)
+    real = np.all(boxes[:, 2:] > 0, axis=1)
     listed, boxes = [a for a, r in zip(listed, real, strict=True) if r], boxes[real]
 
     def tiny(k: int) -> Finding:

@@ -96,8 +96,8 @@ def _checked(run: config.Run, name: str, decode: bool, tell) -> Checked:
     if dataset is None:
         return Checked(name, examined, (), None)
     found = dataset.records
-    looks = pictures.examine(found, data) if decode else pictures.examine_headers(found)
-    looks = tuple(_with_progress(looks, f"{name}: pictures", len(found), tell))
+    read = pictures.examine(found, data) if decode else pictures.examine_headers(found)
+    looks = tuple(_with_progress(read, f"{name}: pictures", len(found), tell))
     pictures.note(found, looks, findings)
     pairs = zip(found, looks, strict=True)
     unread = {record.source_id for record, look in pairs if not look.usable}

@@ -53,7 +53,7 @@ def _check(run: config.Run) -> None:
     try:
         found = check.examine(run, FLAGS.split, decode=not FLAGS.quick, tell=_tell)
     except (ValueError, OSError) as error:
-        error.exit_code = 2
+        error.exit_code = 2  # type: ignore[union-attr]  # read by `cli.run`
         raise
     found = found._replace(config=_config_name())
     terminal.show(report.parts(found))

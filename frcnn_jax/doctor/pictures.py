@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 from PIL import Image
@@ -149,7 +149,8 @@ def _kind(encoded: bytes) -> list[tuple[str, str]]:
 
 
 def _hidden(image: Image.Image) -> bool:
-    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    least: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
+    return least < 255
 
 
 def _alone(look, record: Record) -> Look:

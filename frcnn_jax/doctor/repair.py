@@ -120,7 +120,7 @@ def _is_id(key: Any) -> bool:
     return isinstance(key, int | str) and not isinstance(key, bool)
 
 
-def _why_not(picture: Path | None, look: Any, again: bool) -> str:
+def _why_not(picture: Any, look: Any, again: bool) -> str:
     if picture is None:
         return "its file is missing or outside of the folder"
     if look is None:
@@ -131,7 +131,7 @@ def _why_not(picture: Path | None, look: Any, again: bool) -> str:
     return "" if look.usable else "; ".join(faults)
 
 
-def _file_name(entry: Entry, picture: Path, root: Path) -> str:
+def _file_name(entry: Entry, picture: Any, root: Path) -> str:
     """The name as it was where that leads to the file, else the path from the root."""
     for folder in (root, root / "images"):
         if (folder / entry["file_name"]) == picture:

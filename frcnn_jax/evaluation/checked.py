@@ -48,7 +48,7 @@ def ground_truth(
     Raises ValueError naming the annotation for a box or area that is no finite number
     or negative, and for unknown images and categories.
     """
-    truth = []
+    truth: list[dict[str, Any]] = []
     for ann in annotations.get("annotations", ()):
         what = f"annotation {ann.get('id', '(no id)')}"
         box = _checked_box(ann, what, names=names, files=files)

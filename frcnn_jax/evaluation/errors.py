@@ -52,13 +52,13 @@ def classify(sets: matching.Sets, matches: matching.Matches) -> Errors:
     """
     own, own_object = _nearest(sets, sets.pairs.own)
     other, other_object = _nearest(sets, ~sets.pairs.own)
-    first = (
+    first: tuple[tuple[np.ndarray, int], ...] = (
         (own >= matching.FOREGROUND, DUPLICATE),
         (other >= matching.FOREGROUND, CLASSIFICATION),
         (own >= matching.BACKGROUND, LOCALISATION),
         (other >= matching.BACKGROUND, BOTH),
     )
-    kind = np.select(*map(list, zip(*first, strict=True)), BACKGROUND)
+    kind = np.select([hit for hit, _ in first], [one for _, one in first], BACKGROUND)
     kind[matches.true | ~matches.counted] = -1
     target = np.full(len(kind), -1)
     for fixable, meant in (

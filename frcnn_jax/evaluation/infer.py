@@ -24,7 +24,9 @@ def detections(
     results: list[dict[str, Any]] = []
 
     def collect(found) -> None:
-        results.extend(to_results(*found(), source_ids, dataset.category_ids))
+        detections, rows = found()
+        ids = dataset.category_ids
+        results.extend(to_results(detections, rows, source_ids, ids))
 
     running = None
     for arrays in batches:

@@ -13,8 +13,8 @@ import numpy as np
 def to_results(
     detections: Any,
     image_rows: np.ndarray,
-    source_ids: Sequence[int],
-    category_ids: Sequence[int | None],
+    source_ids: Sequence[Any],
+    category_ids: Sequence[Any],
 ) -> list[dict]:
     """Turn padded detections of a batch into COCO result dicts, in the same order.
 

@@ -14,7 +14,9 @@ WIDTH = 360  # units of the drawing; the page scales it
 EDGE = 18  # left and right of a histogram
 
 
-def bars(labels: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> str:
+def bars(
+    labels: Sequence[str], values: Sequence[float] | np.ndarray, texts: Sequence[str]
+) -> str:
     """Draw horizontal bars, one line each: label, bar, text behind it."""
     row, left, right = 20, 110, 60
     height = row * len(labels) + 4
@@ -34,7 +36,11 @@ def bars(labels: Sequence[str], values: Sequence[float], texts: Sequence[str]) -
 
 
 def histogram(
-    values: np.ndarray, edges: Sequence[float], ticks: Sequence[float], *, log: bool
+    values: np.ndarray,
+    edges: Sequence[float] | np.ndarray,
+    ticks: Sequence[float],
+    *,
+    log: bool,
 ) -> str:
     """Draw how many values ([N]) lie between neighbouring edges, upright.
 

@@ -62,7 +62,7 @@ def in_picture(part: Part) -> np.ndarray:
         left, top, right, bottom = boxes.T
         width = np.float32(x2 - x1)
         boxes = np.stack([width - right, top, width - left, bottom], axis=1)
-    return boxes + np.float32([x1, y1, x1, y1])
+    return boxes + np.array([x1, y1, x1, y1], np.float32)
 
 
 def is_cut(part: Part, hw: tuple[int, int]) -> np.ndarray:

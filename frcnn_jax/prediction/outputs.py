@@ -164,9 +164,9 @@ class Outputs:
         if "coco" in self._kinds:
             height, width = found.hw
             self._images.append({"id": key, **of, "height": height, "width": width})
-            rows = Detections(found.xyxy[None], found.scores[None], found.labels[None])
+            arrays: Any = found.xyxy[None], found.scores[None], found.labels[None]
             ids = self._labels.category_ids
-            for result in to_results(rows, np.zeros(1, int), [key], ids):
+            for result in to_results(Detections(*arrays), np.zeros(1, int), [key], ids):
                 self._results.write(",\n" if self.all else "[\n")
                 self._results.write(json.dumps({**result, **of}))
                 self.all += 1

@@ -142,7 +142,8 @@ class Predictor:
             batch_size,
             lambda number, error: bad.append((number, error)),
         )
-        running, more = None, True
+        running: Any = None
+        more = True
         while more:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -150,7 +151,8 @@ class Predictor:
                 self.times.waiting += time.perf_counter() - asked
             more, started = batch is not None, batch and self._start(*batch)
             if running is not None:
-                yield from self._finish(*running, parts)
+                found, rows = running
+                yield from self._finish(found, rows, parts)
             yield from bad
             bad.clear()
             running = started
@@ -178,7 +180,7 @@ class Predictor:
                 waiting[number] = frame
                 yield frame
 
-        done: dict[int, Found] = {}
+        done: dict[int, Any] = {}
         following = 0
         for number, found in self.stream(read(), self.batch_size(film.count or 2**30)):
             done[number] = found

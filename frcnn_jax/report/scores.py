@@ -114,13 +114,14 @@ def _cost(found: Figures, name: str) -> str:
 
 def sizes(metrics: Figures | None, found: Figures) -> str:
     """AP, recall and precision of small, medium and large objects."""
-    score, rows = found["settings"]["score"], []
+    score = found["settings"]["score"]
+    rows: list[tuple[Any, ...]] = []
     for size, row in found["sizes"].items():
         key = "AP" if size == "all" else f"AP{size[0]}"
         ap = (metrics or {}).get(key)
         rows.append((size, row["objects"], ap, *list(row.values())[1:]))
-    head = ("size", "objects", "AP", "AP50", "recall")
-    head = (*head, f"recall from {score:g}", f"precision from {score:g}")
+    head: tuple[str, ...] = ("size", "objects", "AP", "AP50", "recall")
+    head += (f"recall from {score:g}", f"precision from {score:g}")
     if (metrics or {}).get("metric") != "coco":  # other metrics have no sizes
         head, rows = (*head[:2], *head[3:]), [(*r[:2], *r[3:]) for r in rows]
     names = [size for size in found["sizes"] if size != "all"]

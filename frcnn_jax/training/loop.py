@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -58,8 +58,7 @@ def fit(
     `batches` begin with that of `state.step`; the next is fetched while a step runs. An
     evaluation cut off is done first. Errors: SaveFailed; NonFinite, Stopped: all saved.
     """
-    plan, clock, started = rails.plan, Clock(), None
-    last: Taken | None = None
+    plan, clock, started, last = rails.plan, Clock(), None, cast(Taken, None)
     done, guard, watch = int(state.step), Guard(rails, train), Watch()
     _evaluate_if_due(state, done, rails)
     while done < plan.total and not exhausted(rails.log.scores(), train.patience):

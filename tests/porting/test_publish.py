@@ -1,5 +1,10 @@
 """Weights to a repository and back, by the hub's own package and a hub beside us."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -9,6 +14,7 @@ from frcnn_jax.convert import hub
 from frcnn_jax.porting import publish, recognition, source
 from tests.convert import hub_server
 
+ROOT = Path(__file__).resolve().parents[2]
 NAME = "hf:me/crabs"
 
 
@@ -78,6 +84,32 @@ def test_the_card(server, trained, tmp_path):
         assert line in text
     bare = publish.page(trained._replace(labels=None), "me/crabs", None, None)
     assert "the weights do not name them" in bare and "not scored" in bare
+
+
+def convert(*words, code=0) -> str:
+    """What it printed; for a failure, its one line."""
+    done = subprocess.run(
+        [sys.executable, "convert.py", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr.strip() if code else done.stdout
+
+
+def test_the_commands_of_the_documents(server, trained, tmp_path):
+    first, last = tmp_path / "first.safetensors", tmp_path / "last.npz"
+    source.write(trained, first)
+    said = convert(first, NAME, "--data_license=CC-BY-4.0", "--private")
+    assert f"{NAME}: {len(trained.variables)} arrays and a model card" in said
+    assert server.private["me/crabs"]
+    assert b"CC-BY-4.0" in server.repositories["me/crabs"][0]["README.md"]
+    said = convert(NAME, last, "--to=mmdet")
+    assert "with the configuration that it carries" in said and last.is_file()
+    assert "--to is for files" in convert(first, NAME, "--to=mmdet", code=1)
 
 
 def test_a_second_push_is_a_second_commit(server, trained):
