@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs uninstalled too
 
-from benchmarks import record  # noqa: E402
+from benchmarks import record, timing  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {"infer": HERE / "inference.py", "train": HERE / "train_step.py"}
@@ -47,7 +47,7 @@ def cold_and_cached(script: Path, options: list[str]) -> tuple[dict, dict]:
         cached = record.from_process(command, environment)
     figures = {"programs": cold["programs"], "step_ms": cached["median_ms"]}
     for name, line in (("cold", cold), ("cached", cached)):
-        figures |= {f"{name}_{k}": line[k] for k in ("first_call_s", "compile_s")}
+        figures |= {f"{name}_{k}": line[k] for k in ("first_call_s", *timing.PARTS)}
     return figures, cached
 
 

@@ -5,10 +5,10 @@ import os
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from rich import box, progress
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -130,7 +130,7 @@ def _interactive(console: Console) -> bool:
 def _drawn(table: Rows) -> Table:
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(table.rows[0]):
-        flush: Any = "left" if place < table.left else "right"
+        flush: JustifyMethod = "left" if place < table.left else "right"
         made.add_column(Text(name), justify=flush)
     for row in table.rows[1:]:
         made.add_row(*map(Text, row))

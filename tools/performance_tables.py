@@ -339,19 +339,22 @@ def scaled() -> str:
     )
 
 
+STARTED = ("cold_first_call_s", "cold_trace_s", "cold_lower_s", "cold_compile_s")
+STARTED += ("cached_first_call_s", "cached_compile_s")
+
+
 def started() -> str:
     """First calls, cold and from the cache."""
     return table(
-        " what| configuration|first call cold s|of it compiling"
+        " what| configuration|first call cold s|of it tracing|lowering|compiling"
         "|first call cached s|of it reading|later calls s| on| day| commit",
         (
             [
                 program(mode),
                 f"{line['config']}, {setting(line)}",
                 *(
-                    f"{line[mode][f'{kind}_{part}']:.1f}"
-                    for kind in ("cold", "cached")
-                    for part in ("first_call_s", "compile_s")
+                    f"{line[mode][part]:.1f}" if part in line[mode] else ""
+                    for part in STARTED
                 ),
                 f"{line[mode]['step_ms'] / 1e3:.1f}",
                 *source(line),

@@ -231,7 +231,7 @@ class Findings:
             self._kept[fault].append(Finding(fault, str(where), **more))
 
     def add_where(
-        self, fault: str, hits: Any, finding: Callable[[int], Finding]
+        self, fault: str, hits: np.ndarray | np.bool, finding: Callable[[int], Finding]
     ) -> None:
         """Note a finding for each true one of `hits` [N]; `finding(row)` makes it."""
         rows = np.flatnonzero(hits)

@@ -53,9 +53,8 @@ class Raw(NamedTuple):
     name: str  # of the split
     source: str  # file or folder, for messages
     content: dict[str, Any]  # lists "images", "annotations", "categories", as in COCO
-    pictures: Sequence[
-        Path | Stored | None
-    ]  # of each entry of "images"; None = no file
+    # Of each entry of "images"; None = no file.
+    pictures: Sequence[Path | Stored | None]
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def _is_id(key: Any) -> bool:
     return isinstance(key, int | str) and not isinstance(key, bool)
 
 
-def _why_not(picture: Any, look: Any, again: bool) -> str:
+def _why_not(picture: Path | Stored | None, look: Any, again: bool) -> str:
     if picture is None:
         return "its file is missing or outside of the folder"
     if look is None:
