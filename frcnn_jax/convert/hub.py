@@ -29,6 +29,7 @@ from frcnn_jax.convert.download import DownloadError, Hosted
 ENDPOINT = "https://huggingface.co"
 FILE = "model.safetensors"
 REVISION = "main"
+OFFLINE = "offline"  # why nothing was asked
 _PART = r"[\w][\w.-]*"
 _NAME = re.compile(rf"hf:({_PART}/{_PART})(?:/({_PART}(?:/{_PART})*))?(?:@(\S+))?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -69,7 +70,7 @@ def find(name: str) -> Hosted:
     place = parse(name)
     note = _note(place)
     if download.offline():
-        return _remembered(name, note, "offline")
+        return _remembered(name, note, OFFLINE)
     try:
         found = _asked(name, place)
     except urllib.error.HTTPError as error:
@@ -186,10 +187,12 @@ def _remembered(name: str, note: Path, why: str) -> Hosted:
         told = json.loads(note.read_text())
         found = Hosted(name, **told, secret=_secret())
     except (OSError, ValueError, KeyError, TypeError) as error:
+        cause = f"{endpoint()}: {why}"
+        if why == OFFLINE:
+            cause = "FRCNN_OFFLINE or HF_HUB_OFFLINE is set"
         raise DownloadError(
-            f"{name}: {endpoint()} was not asked or did not answer ({why}), and the"
-            " cache has no such weights from before"
+            f"{name}: {cause}, and the cache has no such weights from before"
         ) from error
-    if why != "offline":
+    if why != OFFLINE:
         download.say(f"{name}: {endpoint()}: {why}; taking what it was the last time")
     return found

@@ -59,10 +59,10 @@ def push(
 
 
 def page(
-    found: source.Source, repository: str, folder: str | None, license: str | None
+    found: source.Source, repository: str, folder: str | None, data_license: str | None
 ) -> str:
     """The model card as the hub wants it: tags first, then how to load."""
-    facts = card.facts(found.run, found.labels, found.name, folder, license)
+    facts = card.facts(found.run, found.labels, found.name, folder, data_license)
     return f"""---
 library_name: frcnn_jax
 pipeline_tag: object-detection
