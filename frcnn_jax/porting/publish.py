@@ -78,7 +78,7 @@ With `frcnn_jax`, which is under Apache-2.0:
     from frcnn_jax import Predictor
 
     found = Predictor("hf:{repository}")("photo.jpg")
-    found.xyxy, found.scores, found.class_names
+    found.xyxy, found.scores, found.names
 
 or on the command line `frcnn predict --weights=hf:{repository} photo.jpg --out=found`;
 `frcnn train --config=FILE --config.init.load=hf:{repository}` starts a training from

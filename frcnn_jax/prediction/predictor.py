@@ -57,11 +57,11 @@ class Predictor:
 
         `source` is the folder of a run, a weights file, the name of published weights
         ("mmdet:r50_fpn_1x"), of a repository ("hf:OWNER/NAME"), or what `runs.trained`
-        gave. `config`, a file or a Run, is
-        for weights that do not carry theirs; `checkpoint` of a folder is "latest" or
-        "best". Detections below `score`, or of none of the `classes` named (() = all),
-        are left out. `tta`, `tile` and `overlap` as in `views.chosen`: what is seen of
-        a picture beside the whole of it.
+        gave. `config`, a file or a Run, is for weights that do not carry theirs;
+        `checkpoint` of a folder is "latest" or "best". Detections below `score`, or of
+        none of the `classes` named (() = all), are left out. `tta`, `tile` and
+        `overlap` as in `views.chosen`: what is seen of a picture beside the whole of
+        it.
 
         Errors: FileNotFoundError for a source that does not exist, ValueError for an
         unknown class (the nearest is given), weights without configuration or a tile

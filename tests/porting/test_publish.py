@@ -1,10 +1,5 @@
 """Weights to a repository and back, by the hub's own package and a hub beside us."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import yaml
@@ -13,8 +8,8 @@ from frcnn_jax import config, labels
 from frcnn_jax.convert import hub
 from frcnn_jax.porting import publish, recognition, source
 from tests.convert import hub_server
+from tests.porting.test_script import convert
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "hf:me/crabs"
 
 
@@ -79,25 +74,12 @@ def test_the_card(server, trained, tmp_path):
         "- licence of the data: CC0",
         "- scores: AP 0.500, AP50 0.750 at step 90 on split ",
         'Predictor("hf:me/crabs")',
+        "found.xyxy, found.scores, found.names",
         "frcnn predict --weights=hf:me/crabs",
     ):
         assert line in text
     bare = publish.page(trained._replace(labels=None), "me/crabs", None, None)
     assert "the weights do not name them" in bare and "not scored" in bare
-
-
-def convert(*words, code=0) -> str:
-    """What it printed; for a failure, its one line."""
-    done = subprocess.run(
-        [sys.executable, "convert.py", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stderr.strip() if code else done.stdout
 
 
 def test_the_commands_of_the_documents(server, trained, tmp_path):
