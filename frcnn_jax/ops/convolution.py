@@ -1,16 +1,17 @@
 """2-D convolution, NHWC and HWIO, padded symmetrically as in torch.
 
 1x1 convolutions are matrix products, which are quicker in training. Elsewhere XLA's own
-convolution and gradients are used, but for CPUs, where three of them are slow:
+convolution and gradients are used, but for CPUs, where these are slow:
 
-* The weight gradient, a convolution with a kernel as large as the map, takes two to
-  twelve times as long as forward, and that of a product over many cells up to twice
-  what it could. Here it is a sum over blocks of rows, of one matrix product each. Of
-  stride 1, side by side lie on the left the block of the input moved by each of K
-  columns, on the right the gradient moved by each of K rows, so that the product, of
-  K * C_in by K * C_out, holds every pair of moves: all of the kernel. Other strides
-  have all K * K moves on the left. A block of some hundred cells stays in the cache;
-  K * K moved copies of a whole map would not.
+* 3x3 convolutions of many cells and channels, with their gradients, are computed as
+  Winograd does, see `winograd.py`.
+* The other weight gradients, convolutions with a kernel as large as the map, take two
+  to twelve times as long as forward. Here one is a sum over blocks of rows, of one
+  matrix product each. Of stride 1, side by side lie on the left the block of the input
+  moved by each of K columns, on the right the gradient moved by each of K rows, so that
+  the product, of K * C_in by K * C_out, holds every pair of moves: all of the kernel.
+  Other strides have all K * K moves on the left. A block of some hundred cells stays in
+  the cache; K * K moved copies of a whole map would not.
 * Convolutions in groups (ResNeXt) are loops over single numbers, their gradients
   hundreds of times slower still. Here some groups at a time are one dense convolution,
   whose kernel is zero between groups: more arithmetic and far less time.
@@ -23,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from frcnn_jax.ops import winograd
 
 BLOCK = 640  # cells: long enough for a product, short enough for the cache
 NARROWEST = 32  # channels of a dense convolution of some groups
@@ -62,7 +65,10 @@ def _convolve(x, kernel, stride=1, dilation=1, groups=1):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dense(x, kernel, stride, dilation):
-    return _convolve(x, kernel, stride, dilation)
+    plain = partial(_convolve, stride=stride, dilation=dilation)
+    if not _by_winograd(x, kernel, stride, dilation):
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=plain)
 
 
 def _dense_forward(x, kernel, stride, dilation):
@@ -71,15 +77,29 @@ def _dense_forward(x, kernel, stride, dilation):
 
 def _dense_backward(stride, dilation, saved, grad):
     x, kernel = saved
-    pull = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)
-    gradients = (_kernel_gradient_in_blocks, _kernel_gradient)
     how = kernel.shape[0], stride, dilation
-    on_cpu, elsewhere = (partial(f, *how) for f in gradients)
+
+    def pull(grad, kernel):
+        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        convolved = partial(_convolve, kernel=kernel, stride=stride, dilation=dilation)
+        return jax.linear_transpose(convolved, like)(grad)[0]
+
+    pull_on_cpu, on_cpu = pull, partial(_kernel_gradient_in_blocks, *how)
+    if _by_winograd(x, kernel, stride, dilation):
+        pull_on_cpu, on_cpu = winograd.input_gradient, winograd.kernel_gradient
+    elsewhere = partial(_kernel_gradient, *how)
+    back = lax.platform_dependent(grad, kernel, cpu=pull_on_cpu, default=pull)
     found = lax.platform_dependent(x, grad, cpu=on_cpu, default=elsewhere)
-    return *pull(grad), found.astype(kernel.dtype)
+    return back, found.astype(kernel.dtype)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _by_winograd(x, kernel, stride, dilation) -> bool:
+    """Whether CPUs compute this convolution that way."""
+    plain = kernel.shape[0] == 3 and stride == dilation == 1
+    return plain and winograd.pays(x, kernel.shape[-1])
 
 
 def _kernel_gradient(size, stride, dilation, x, grad):
