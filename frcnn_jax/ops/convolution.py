@@ -5,8 +5,8 @@ convolution and gradients are used, but for CPUs, where these are slow:
 
 * 3x3 convolutions of many cells and channels, with their gradients, are computed as
   Winograd does, see `winograd.py`.
-* The other weight gradients, convolutions with a kernel as large as the map, take two
-  to twelve times as long as forward. Here one is a sum over blocks of rows, of one
+* Other weight gradients, convolutions with a kernel as large as the map, take two to
+  twelve times as long as forward. Here one is a sum over blocks of rows, of one
   matrix product each. Of stride 1, side by side lie on the left the block of the input
   moved by each of K columns, on the right the gradient moved by each of K rows, so that
   the product, of K * C_in by K * C_out, holds every pair of moves: all of the kernel.
@@ -41,10 +41,10 @@ def convolve(
     dilation: int = 1,
 ) -> Float[Array, "b i j f"]:
     """Convolution with k // 2 * dilation zeros on every side; k is odd."""
-    if groups > 1:
-        return _grouped(x, kernel, stride, dilation, groups)
     if kernel.shape[0] == 1:
         x, stride = x[:, ::stride, ::stride], 1
+    if groups > 1:
+        return _grouped(x, kernel, stride, dilation, groups)
     return _dense(x, kernel, stride, dilation)
 
 
@@ -85,7 +85,9 @@ def _dense_backward(stride, dilation, saved, grad):
         return jax.linear_transpose(convolved, like)(grad)[0]
 
     pull_on_cpu, on_cpu = pull, partial(_kernel_gradient_in_blocks, *how)
-    if _by_winograd(x, kernel, stride, dilation):
+    if kernel.shape[0] == 1:
+        on_cpu = _kernel_gradient_of_product
+    elif _by_winograd(x, kernel, stride, dilation):
         pull_on_cpu, on_cpu = winograd.input_gradient, winograd.kernel_gradient
     elsewhere = partial(_kernel_gradient, *how)
     back = lax.platform_dependent(grad, kernel, cpu=pull_on_cpu, default=pull)
@@ -107,6 +109,13 @@ def _kernel_gradient(size, stride, dilation, x, grad):
     kernel = jnp.zeros((size, size, x.shape[-1], grad.shape[-1]), x.dtype)
     pull = jax.linear_transpose(lambda k: _convolve(x, k, stride, dilation), kernel)
     return pull(grad)[0]
+
+
+def _kernel_gradient_of_product(x, grad):
+    """The same for 1x1, which XLA transposes into a slower product by itself."""
+    left, right = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
+    product = jnp.dot(left.T, right, preferred_element_type=jnp.float32)
+    return product[None, None].astype(x.dtype)
 
 
 def _kernel_gradient_in_blocks(size, stride, dilation, x, grad):
