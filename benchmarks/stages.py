@@ -8,7 +8,9 @@ stages include their gradients, and frozen weights have none. A stage's floor is
 larger of two times: its operations (XLA's count) at the speed of a large matrix product
 on this device, and its inputs, outputs and gradients, touched once, at the speed of a
 large copy. Loops whose length depends on data (suppression, RoIAlign) count once, so
-their floor is too low (see `devices.operations`). `rest_ms` is the whole call less the
+their floor is too low (see `devices.operations`). Operations are those of the
+definition, of which CPUs do fewer in long 3x3 convolutions (`ops/winograd.py`), so a
+stage may be quicker than its floor. `rest_ms` is the whole call less the
 stages: what fusing across stages saves is negative. The table goes to standard error,
 the line of JSON to standard output.
 """

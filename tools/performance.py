@@ -66,7 +66,9 @@ SECTIONS = (
         " operations at the speed of a large matrix product or of its bytes at the"
         " speed of a large copy, whichever is more; bound by neither: more than"
         f" {tables.NEAR} times that. Loops whose length depends on data count once, so"
-        " their floor is too low.",
+        " their floor is too low. Operations are those of the definition: on CPUs long"
+        " 3x3 convolutions take a quarter of the products (`ops/winograd.py`), so a"
+        " stage may be quicker than its floor.",
         tables.staged,
     ),
     (
