@@ -78,21 +78,18 @@ def _dense_forward(x, kernel, stride, dilation):
 def _dense_backward(stride, dilation, saved, grad):
     x, kernel = saved
     how = kernel.shape[0], stride, dilation
-
-    def pull(grad, kernel):
-        like = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        convolved = partial(_convolve, kernel=kernel, stride=stride, dilation=dilation)
-        return jax.linear_transpose(convolved, like)(grad)[0]
-
-    pull_on_cpu, on_cpu = pull, partial(_kernel_gradient_in_blocks, *how)
+    pull = partial(_input_gradient, stride, dilation, x.shape)
+    on_cpu = partial(_kernel_gradient_in_blocks, *how)
     if kernel.shape[0] == 1:
         on_cpu = _kernel_gradient_of_product
-    elif _by_winograd(x, kernel, stride, dilation):
-        pull_on_cpu, on_cpu = winograd.input_gradient, winograd.kernel_gradient
+    if _by_winograd(x, kernel, stride, dilation):
+        on_cpu = winograd.kernel_gradient
+        pull = partial(
+            lax.platform_dependent, cpu=winograd.input_gradient, default=pull
+        )
     elsewhere = partial(_kernel_gradient, *how)
-    back = lax.platform_dependent(grad, kernel, cpu=pull_on_cpu, default=pull)
     found = lax.platform_dependent(x, grad, cpu=on_cpu, default=elsewhere)
-    return back, found.astype(kernel.dtype)
+    return pull(grad, kernel), found.astype(kernel.dtype)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
@@ -104,8 +101,15 @@ def _by_winograd(x, kernel, stride, dilation) -> bool:
     return plain and winograd.pays(x, kernel.shape[-1])
 
 
+def _input_gradient(stride, dilation, shape, grad, kernel):
+    """XLA's own: the convolution is linear in its input."""
+    x = jax.ShapeDtypeStruct(shape, grad.dtype)
+    pull = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation), x)
+    return pull(grad)[0]
+
+
 def _kernel_gradient(size, stride, dilation, x, grad):
-    """XLA's own: the convolution is linear in its kernel."""
+    """XLA's own: it is linear in its kernel, too."""
     kernel = jnp.zeros((size, size, x.shape[-1], grad.shape[-1]), x.dtype)
     pull = jax.linear_transpose(lambda k: _convolve(x, k, stride, dilation), kernel)
     return pull(grad)[0]
