@@ -30,8 +30,8 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows are points: of an input's tile, of the kernel, of outputs (transposed)."""
     ends = np.eye(INPUT)[-1]  # infinity: the highest coefficient
     others = [POINTS[:i] + POINTS[i + 1 :] for i in range(len(POINTS))]
-    inputs = [[*np.poly(roots)[::-1], 0.0] for roots in others]
-    inputs = np.array([*inputs, np.poly(POINTS)[::-1]])
+    finite = [[*np.poly(roots)[::-1], 0.0] for roots in others]
+    inputs = np.array([*finite, np.poly(POINTS)[::-1]])
     powers = np.vander(POINTS, SIZE, increasing=True)
     gaps = [np.prod(np.subtract(p, o)) for p, o in zip(POINTS, others, strict=True)]
     kernel = np.vstack([powers[:, :3] / np.array(gaps)[:, None], ends[-3:]])
@@ -70,8 +70,8 @@ def convolve(
         found = found.reshape(1, rows * SIZE, columns * SIZE, features)
         return lax.dynamic_update_slice(out, found, (image, row, 0, 0))
 
-    out = (images, rows * blocks * SIZE, columns * SIZE, features)
-    out = lax.fori_loop(0, images * blocks, add, jnp.zeros(out, x.dtype))
+    shape = (images, rows * blocks * SIZE, columns * SIZE, features)
+    out = lax.fori_loop(0, images * blocks, add, jnp.zeros(shape, x.dtype))
     return out[:, :height, :width]
 
 
@@ -97,8 +97,8 @@ def kernel_gradient(
     def add(block, total):
         image, row = block // blocks, block % blocks * rows * SIZE
         tiles = _input_points(padded, image, row, rows, columns)
-        part = (1, rows * SIZE, columns * SIZE, features)
-        part = lax.dynamic_slice(grad, (image, row, 0, 0), part)[0]
+        shape = (1, rows * SIZE, columns * SIZE, features)
+        part = lax.dynamic_slice(grad, (image, row, 0, 0), shape)[0]
         ours = _points(OF_OUTPUT, part, rows, columns)
         return total + lax.dot_general(tiles, ours, (((1,), (1,)), ((0,), (0,))))
 
@@ -132,8 +132,8 @@ def _kernel_points(kernel):
 
 def _input_points(padded, image, row, rows: int, columns: int):
     """The tiles of some rows of an image, [36, tiles, c]."""
-    part = (1, rows * SIZE + 2, columns * SIZE + 2, padded.shape[-1])
-    part = lax.dynamic_slice(padded, (image, row, 0, 0), part)[0]
+    shape = (1, rows * SIZE + 2, columns * SIZE + 2, padded.shape[-1])
+    part = lax.dynamic_slice(padded, (image, row, 0, 0), shape)[0]
     return _points(OF_INPUT, part, rows, columns)
 
 
