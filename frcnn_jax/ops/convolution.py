@@ -5,6 +5,8 @@ convolution and gradients are used, but for CPUs, where these are slow:
 
 * 3x3 convolutions of many cells and channels, with their gradients, are computed as
   Winograd does, see `winograd.py`.
+* The weight gradient of 1x1, by itself a product of transposed operands, is written as
+  one of flat matrices.
 * Other weight gradients, convolutions with a kernel as large as the map, take two to
   twelve times as long as forward. Here one is a sum over blocks of rows, of one
   matrix product each. Of stride 1, side by side lie on the left the block of the input
