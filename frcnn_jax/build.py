@@ -170,6 +170,7 @@ class Evaluator:
             data,
             run.data,
             batch_size=_divisible(run.eval.batch_size, mesh),
+            divisor=mesh.size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )

@@ -106,7 +106,7 @@ class Plan(NamedTuple):
     step: int
     epoch: int
     bucket: int
-    rows: np.ndarray  # [batch_size] rows of the data set, -1 = filler
+    rows: np.ndarray  # [B] rows of the data set, -1 = filler
 
 
 class Schedule:
@@ -204,19 +204,24 @@ class Schedule:
 
 
 def eval_plans(
-    bucket_of_record: Sequence[int] | np.ndarray, batch_size: int
+    bucket_of_record: Sequence[int] | np.ndarray, batch_size: int, divisor: int = 1
 ) -> tuple[Plan, ...]:
     """Plan one pass over all records: every record once, bucket after bucket.
 
-    The last batch of each bucket is filled with rows of -1.
+    A bucket takes as few batches as `batch_size`, a multiple of `divisor`, allows, all
+    of one size: the smallest multiple of `divisor` that holds its records, since a
+    filler (a row of -1) costs what an image costs. Fillers end its last batch.
     """
     of_record = np.asarray(bucket_of_record)
     plans: list[Plan] = []
     for bucket in np.unique(of_record):
         members = np.flatnonzero(of_record == bucket)
-        padded = np.full(-(-len(members) // batch_size) * batch_size, -1)
+        batches = -(-len(members) // batch_size)
+        size = -(-len(members) // (batches * divisor)) * divisor
+        batches = -(-len(members) // size)
+        padded = np.full(batches * size, -1)
         padded[: len(members)] = members
-        for rows in padded.reshape(-1, batch_size):
+        for rows in padded.reshape(-1, size):
             plans.append(Plan(len(plans), 0, int(bucket), rows))
     return tuple(plans)
 

@@ -198,11 +198,15 @@ class EvalBatches:
         plans: tuple[batching.Plan, ...],
         *,
         max_boxes: int,
-        rows: slice,
+        share: tuple[int, int],
     ):
-        """Keep the plans; threads start with each iteration."""
+        """Keep the plans; `share` is this process's number and their count.
+
+        Threads start with each iteration.
+        """
         self.plans, self.buckets, self.max_boxes = plans, reader.buckets, max_boxes
-        self._reader, self._rows = reader, rows
+        self._reader = reader
+        self._rows = {n: _process_rows(n, *share) for n in {len(p.rows) for p in plans}}
 
     def __len__(self) -> int:
         """Return the number of batches, the same in every process."""
@@ -224,7 +228,7 @@ class EvalBatches:
 
     def _load(self, plan: batching.Plan) -> Arrays:
         plain = Drawn(self._reader.data.eval_short_side)
-        rows = plan.rows[self._rows]
+        rows = plan.rows[self._rows[len(plan.rows)]]
         samples = (
             self._reader.sample_or_none(int(row), plain) if row >= 0 else None
             for row in rows
@@ -273,24 +277,28 @@ def eval_batches(
     data: config.Data,
     *,
     batch_size: int,
+    divisor: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> EvalBatches:
     """Pass over every record once, at `data.eval_short_side`, unmirrored.
 
-    Each batch lies on one bucket; short ones are filled with images of id -1. All
-    processes yield equally many batches in the same order of buckets, each its rows of
-    the global batch. Unreadable images raise BadImage or, with `data.on_bad_image`
-    "skip", become filler and are counted in `bad_images`.
+    Each batch lies on one bucket and has at most `batch_size` images over all processes
+    (a multiple of `divisor`: the devices, or else the processes), fewer where that
+    spares fillers: images of id -1. All processes yield equally many batches in the
+    same order of buckets, each its rows of the global batch. Unreadable images raise
+    BadImage or, with `data.on_bad_image` "skip", become filler and are counted in
+    `bad_images`.
     """
-    rows = _process_rows(batch_size, process_index, process_count)
+    share = process_index, process_count
+    _process_rows(batch_size, *share)  # raises for what cannot be shared
     data = uncropped(data)
     reader = _reader(dataset, data, short_side=data.eval_short_side)
     return EvalBatches(
         reader,
-        batching.eval_plans(reader.of_record, batch_size),
+        batching.eval_plans(reader.of_record, batch_size, divisor or process_count),
         max_boxes=batching.max_boxes(dataset, data),
-        rows=rows,
+        share=share,
     )
 
 

@@ -205,9 +205,27 @@ def test_scoring_visits_each_record_once(counts, size):
     assert len(plans) == sum(-(-n // size) for n in counts)
     for plan in plans:
         real = plan.rows[plan.rows >= 0]
-        assert len(plan.rows) == size and len(real)
+        assert len(plan.rows) <= size and len(real)
         assert (of_record[real] == plan.bucket).all()
         assert (plan.rows[len(real) :] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "divisor", "sizes"),
+    [
+        (1, 8, 1, [1]),
+        (9, 8, 1, [5, 5]),
+        (17, 8, 1, [6, 6, 6]),
+        (16, 8, 1, [8, 8]),
+        (9, 8, 4, [8, 8]),
+        (3, 8, 4, [4]),
+        (9, 16, 4, [12]),
+        (10, 4, 2, [4, 4, 4]),
+    ],
+)
+def test_scoring_computes_few_fillers(count, size, divisor, sizes):
+    plans = batching.eval_plans(np.zeros(count, int), size, divisor)
+    assert [len(plan.rows) for plan in plans] == sizes
 
 
 # ---- collating

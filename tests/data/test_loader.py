@@ -186,7 +186,7 @@ def test_scoring_yields_every_record_once(pictures, count):
     assert all(s == shapes[0] and len(s) == len(parts[0]) for s in shapes)
     ids = np.concatenate([b["image_id"] for batches in listed for b in batches])
     assert sorted(ids[ids >= 0].tolist()) == list(range(14))
-    assert len(ids) == 4 * len(parts[0])
+    assert len(ids) == sum(len(plan.rows) for plan in parts[0].plans)
     for b in itertools.chain(*listed):
         filler = b["image_id"] < 0
         assert not b["images"][filler].any() and not b["labels"][filler].any()

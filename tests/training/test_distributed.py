@@ -101,9 +101,8 @@ with distributed.ending_together():
         boxes = batch.boxes / np.tile(batch.scale_xy, 2)[:, None]
         found = Detections(boxes, batch.labels * 0.1, batch.labels)
         return lambda: (found, batch.image_id)
-    parts = loader.eval_batches(
-        dataset, data, batch_size=4, process_index=rank, process_count=2
-    )
+    share = dict(divisor=mesh.size, process_index=rank, process_count=2)
+    parts = loader.eval_batches(dataset, data, batch_size=4, **share)
     results = infer.detections(predict, parts, dataset)
     objects = sum(len(record.boxes) for record in dataset.records)
     ap = coco.evaluate(dataset.annotations, results)["AP"]
