@@ -21,7 +21,15 @@ from onnx import helper, numpy_helper
 OPSET = 20
 LARGEST = 2**20  # elements that are computed here rather than by the program
 SHORT = ("bfloat16", "float16")
-CALLS = ("jit", "custom_jvp_call", "custom_vjp_call", "closed_call", "remat")
+# Primitives that are another program, and what its parameter is called.
+CALLS = {
+    "jit": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
+    "closed_call": "call_jaxpr",
+    "remat": "jaxpr",
+}
 
 
 @dataclass(frozen=True)
@@ -136,8 +144,7 @@ class Graph:
         if any(str(v.aval.dtype) in SHORT for v in eqn.outvars):
             raise ValueError("ONNX is in float32: add --config.model.dtype=float32")
         if kind in CALLS:
-            body = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
-            return self._closed(body, inputs)
+            return self._closed(eqn.params[CALLS[kind]], inputs)
         if kind == "platform_index":  # of lax.platform_dependent: take what is for all
             return [self.known(np.int32(eqn.params["platforms"].index(None)))]
         if kind == "cond" and inputs[0].array is not None:

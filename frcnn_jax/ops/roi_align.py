@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 WINDOW = 256  # cells per piece
-CHUNK = 64  # RoIs at a time; bounds memory at CHUNK * WINDOW * C
+CHUNK = 64  # RoIs at a time, or more where that would take more than
+CHUNKS = 16  # chunks; memory is bounded at chunk * WINDOW * C
 
 
 class Pooling(NamedTuple):
@@ -216,22 +217,7 @@ def _pieces(chunk: _Rois):
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _pool(flat: Array, rois: _Rois, pooling: Pooling) -> Array:
     """[cells, C] and K RoIs -> [K, bins, C]."""
-
-    def pool_chunk(chunk: _Rois):
-        def add_piece(piece, crops):
-            index, weight = _piece(chunk, piece, pooling)
-            cells = flat[index].astype(jnp.float32)
-            return crops + jnp.einsum(
-                "kbt,ktc->kbc", weight, cells, precision="highest"
-            )
-
-        shape = (chunk.base.shape[0], pooling.size**2, flat.shape[1])
-        return jax.lax.fori_loop(0, _pieces(chunk), add_piece, jnp.zeros(shape))
-
-    order = _largest_first(rois)
-    crops = jax.lax.map(pool_chunk, in_chunks(rois, order))
-    crops = crops.reshape(-1, *crops.shape[2:])
-    return crops[jnp.argsort(order)]
+    return _cut(flat, rois, pooling)
 
 
 def _pool_forward(flat, rois, pooling):
@@ -240,25 +226,91 @@ def _pool_forward(flat, rois, pooling):
 
 def _pool_backward(pooling, saved, crops):
     flat, rois = saved
-    order = _largest_first(rois)
-
-    def spread_chunk(grad, chunk_and_crops):
-        chunk, crops = chunk_and_crops
-
-        def add_piece(piece, grad):
-            index, weight = _piece(chunk, piece, pooling)
-            cells = jnp.einsum("kbt,kbc->ktc", weight, crops, precision="highest")
-            return grad.at[index].add(cells)
-
-        return jax.lax.fori_loop(0, _pieces(chunk), add_piece, grad), None
-
-    start = jnp.zeros(flat.shape, jnp.float32)
-    parts = in_chunks(rois, order), in_chunks(crops, order)
-    grad, _ = jax.lax.scan(spread_chunk, start, parts)
+    grad = _spread(crops, rois, pooling, flat.shape[0])
     return grad.astype(flat.dtype), jax.tree.map(_no_gradient, rois)
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
+
+
+def _cut(flat: Array, rois: _Rois, pooling: Pooling) -> Array:
+    """Crops, of all images at once under `vmap` (see `_joined`)."""
+
+    @jax.custom_batching.custom_vmap
+    def of_image(flat, rois):
+        def pool_chunk(chunk: _Rois):
+            def add_piece(piece, crops):
+                index, weight = _piece(chunk, piece, pooling)
+                cells = flat[index].astype(jnp.float32)
+                return crops + jnp.einsum(
+                    "kbt,ktc->kbc", weight, cells, precision="highest"
+                )
+
+            shape = (chunk.base.shape[0], pooling.size**2, flat.shape[1])
+            return jax.lax.fori_loop(0, _pieces(chunk), add_piece, jnp.zeros(shape))
+
+        order = _largest_first(rois)
+        crops = jax.lax.map(pool_chunk, in_chunks(rois, order))
+        crops = crops.reshape(-1, *crops.shape[2:])
+        return crops[jnp.argsort(order)]
+
+    @of_image.def_vmap
+    def of_images(count, batched, flat, rois):
+        own_map, own_rois = batched
+        rois = _joined(rois, own_rois, count, flat.shape[1] if own_map else 0)
+        flat = flat.reshape(-1, flat.shape[-1])
+        crops = _cut(flat, rois, pooling)
+        return crops.reshape(count, -1, *crops.shape[1:]), True
+
+    return of_image(flat, rois)
+
+
+def _spread(crops: Array, rois: _Rois, pooling: Pooling, cells: int) -> Array:
+    """The transpose of `_cut`: gradient of crops [K, bins, C] -> of `cells` cells."""
+
+    @jax.custom_batching.custom_vmap
+    def of_image(crops, rois):
+        def spread_chunk(grad, chunk_and_crops):
+            chunk, crops = chunk_and_crops
+
+            def add_piece(piece, grad):
+                index, weight = _piece(chunk, piece, pooling)
+                spread = jnp.einsum("kbt,kbc->ktc", weight, crops, precision="highest")
+                return grad.at[index].add(spread)
+
+            return jax.lax.fori_loop(0, _pieces(chunk), add_piece, grad), None
+
+        order = _largest_first(rois)
+        start = jnp.zeros((cells, crops.shape[-1]), jnp.float32)
+        parts = in_chunks(rois, order), in_chunks(crops, order)
+        return jax.lax.scan(spread_chunk, start, parts)[0]
+
+    @of_image.def_vmap
+    def of_images(count, batched, crops, rois):
+        own_crops, own_rois = batched
+        if not own_crops:
+            crops = jnp.broadcast_to(crops, (count, *crops.shape))
+        rois = _joined(rois, own_rois, count, cells)
+        grad = _spread(
+            crops.reshape(-1, *crops.shape[2:]), rois, pooling, count * cells
+        )
+        return grad.reshape(count, cells, -1), True
+
+    return of_image(crops, rois)
+
+
+def _joined(rois: _Rois, own: _Rois, count: int, cells: int) -> _Rois:
+    """RoIs of `count` images in one row, `cells` being how far their maps are apart.
+
+    A loop whose length depends on data must not be left to `vmap`: that would choose
+    between old and new state for each image at each turn, which for the gradient of a
+    whole map takes longer than all the rest.
+    """
+    rois = jax.tree.map(
+        lambda x, has: x if has else jnp.broadcast_to(x, (count, *x.shape)), rois, own
+    )
+    base = rois.base + cells * jnp.arange(count, dtype=jnp.int32)[:, None]
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rois._replace(base=base))
 
 
 def _no_gradient(x: Array):
@@ -268,12 +320,13 @@ def _no_gradient(x: Array):
 
 
 def in_chunks(tree: Any, order: Int[Array, "k"]) -> Any:
-    """The leading axis of every array in `order`, as rows of at most CHUNK.
+    """The leading axis of every array in `order`, as rows of one chunk each.
 
     The last row is padded with zeros.
     """
     count = order.shape[0]
-    rows, size = -(-count // CHUNK), min(CHUNK, count)
+    size = min(max(CHUNK, -(-count // CHUNKS)), count)
+    rows = -(-count // size)
 
     def split(x):
         padding = [(0, rows * size - count)] + [(0, 0)] * (x.ndim - 1)

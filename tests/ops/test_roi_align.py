@@ -204,6 +204,34 @@ def test_windows_of_several_pieces(ratio, rng):
     assert_equals_naive(feature, boxes, Pooling(7, ratio, True, (4,)), rng)
 
 
+@pytest.mark.parametrize(("maps", "rois"), [(0, 0), (0, None), (None, 0)])
+def test_images_together_are_as_each_alone(maps, rois, rng):
+    """RoIs of a batch share their chunks, also where they or the map are the same."""
+    features = rng.standard_normal((3, 50, 72, 2)).astype(np.float32)
+    xy, wh = rng.uniform(-20, 250, (3, 40, 2)), rng.uniform(1, 90, (3, 40, 2))
+    boxes = np.concatenate([xy, xy + wh], -1).astype(np.float32)
+    features = features if maps == 0 else features[0]
+    boxes = boxes if rois == 0 else boxes[0]
+    up = rng.standard_normal((3, 40, 7, 7, 2)).astype(np.float32)
+
+    def crop_and_pull(feature, box, up):
+        def crop(feature):
+            return module.roi_align([feature], box, Pooling(7, 0, True, (4,)))
+
+        crops, pull = jax.vjp(crop, feature)
+        return crops, pull(up)[0]
+
+    together = jax.jit(jax.vmap(crop_and_pull, (maps, rois, 0)))(features, boxes, up)
+    alone = [
+        jax.jit(crop_and_pull)(
+            features[i] if maps == 0 else features, boxes[i] if rois == 0 else boxes, g
+        )
+        for i, g in enumerate(up)
+    ]
+    for found, expected in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(found, np.stack(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_sides_that_are_whole_numbers_of_samples(rng):
     """7 n cells in 7 bins take n samples, not n + 1: no error in the division."""
     feature = rng.standard_normal((16, 180, 1)).astype(np.float32)
