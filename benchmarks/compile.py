@@ -5,10 +5,15 @@
 Runs `inference.py` and `train_step.py`, each twice in a process of its own with the
 same new JAX compilation cache: the first process compiles, the second one reads. Other
 options than the ones below go to both scripts. `first_call_s` holds tracing, compiling
-(or reading) and one run of about `step_ms`; `compile_s` is the compiling alone.
+(or reading) and one run of about `step_ms`; `compile_s` is the compiling alone. A third
+process compiles under a profiler, which says what XLA's time went into (`xla`; {} where
+its events have other names, as on GPUs).
 """
 
 import argparse
+import gzip
+import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +24,13 @@ from benchmarks import record, timing  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = {"infer": HERE / "inference.py", "train": HERE / "train_step.py"}
+# Events of XLA's compiler for CPUs, none inside another but in the first.
+EVENTS = {
+    "whole_s": r"PjRtCpuClient::Compile",
+    "passes_s": r"HLO passes .* \(jit_.*\)",  # over the program, fusing among them
+    "kernels_s": r"ThunkEmitter::(EmitEntryComputation|ConsumeKernels)",  # written
+    "code_s": r"JitCompiler::Compile",  # machine code of the kernels
+}
 
 
 def main() -> None:
@@ -48,7 +60,23 @@ def cold_and_cached(script: Path, options: list[str]) -> tuple[dict, dict]:
     figures = {"programs": cold["programs"], "step_ms": cached["median_ms"]}
     for name, line in (("cold", cold), ("cached", cached)):
         figures |= {f"{name}_{k}": line[k] for k in ("first_call_s", *timing.PARTS)}
-    return figures, cached
+    return figures | {"xla": under_profiler(command)}, cached
+
+
+def under_profiler(command: list) -> dict:
+    """Seconds of the parts of XLA's compiling, and how many kernels it compiled."""
+    uncached = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    with tempfile.TemporaryDirectory(prefix="profile_") as folder:
+        record.from_process([*command, f"--profile={folder}"], uncached)
+        (trace,) = Path(folder).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    timed = [event for event in events if event.get("ph") == "X"]
+    found: dict[str, float] = {}
+    for name, pattern in EVENTS.items():
+        parts = [x["dur"] for x in timed if re.fullmatch(pattern, x["name"])]
+        found |= {name: round(sum(parts) / 1e6, 3)} if parts else {}
+    symbols = [int(x.get("args", {}).get("num_symbols", 0)) for x in timed]
+    return found and {**found, "kernels": sum(symbols)}
 
 
 if __name__ == "__main__":

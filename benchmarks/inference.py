@@ -36,7 +36,9 @@ def main() -> None:
             predict(variables, distributed.to_batch(arrays, mesh))
         )
 
-    found = timing.measure(call, warmup=asked.warmup, repeats=asked.repeats)
+    found = timing.measure(
+        call, warmup=asked.warmup, repeats=asked.repeats, profile=asked.profile
+    )
     figures = {
         **workload.settings(asked),
         **timing.figures(found, asked.batch),

@@ -7,9 +7,11 @@ figures are latencies; images/s is the batch divided by the median.
 Not here: what is called (see `inference.py` and `train_step.py`).
 """
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,10 +34,13 @@ class Timing(NamedTuple):
     cpu_ms: list[float]  # processor time of all threads in each timed call
 
 
-def measure(call: Callable[[], Any], *, warmup: int, repeats: int) -> Timing:
+def measure(
+    call: Callable[[], Any], *, warmup: int, repeats: int, profile: Path | None = None
+) -> Timing:
     """Times `repeats` calls after `warmup` others, the first of which compiles.
 
-    Errors: ValueError without a warm-up or without a call to time.
+    With `profile` that folder gets a profiler's trace of the first one, which costs it
+    some time. Errors: ValueError without a warm-up or without a call to time.
     """
     if min(warmup, repeats) < 1:
         raise ValueError(
@@ -50,7 +55,8 @@ def measure(call: Callable[[], Any], *, warmup: int, repeats: int) -> Timing:
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         start = time.perf_counter()
-        call()
+        with _profiled(profile):
+            call()
         first_s = time.perf_counter() - start
         # A function traced inside another one reports too, so the longest is the whole.
         parts = {name: max(seen[event], default=0.0) for name, event in PARTS.items()}
@@ -61,6 +67,14 @@ def measure(call: Callable[[], Any], *, warmup: int, repeats: int) -> Timing:
         jax.monitoring.unregister_event_duration_listener(listen)
     ms, cpu_ms = (list(column) for column in zip(*pairs, strict=True))
     return Timing(first_s, parts, len(seen[PARTS["compile_s"]]), ms, cpu_ms)
+
+
+def _profiled(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    if folder is None:
+        return contextlib.nullcontext()
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # Python's own calls would fill the trace
+    return jax.profiler.trace(folder, profiler_options=options)
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, float]:

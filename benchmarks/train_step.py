@@ -54,7 +54,9 @@ def main() -> None:
         batch = distributed.to_batch(arrays, mesh)
         state, metrics = jax.block_until_ready(train(state, batch, key))
 
-    found = timing.measure(call, warmup=asked.warmup, repeats=asked.repeats)
+    found = timing.measure(
+        call, warmup=asked.warmup, repeats=asked.repeats, profile=asked.profile
+    )
     loss = float(metrics["loss"])
     if not math.isfinite(loss):
         raise SystemExit(f"train_step: the loss is {loss}; these times mean nothing")

@@ -77,6 +77,7 @@ def parser(description: str, *, batch: int) -> argparse.ArgumentParser:
     made.add_argument("--warmup", type=int, default=2, help="the first one compiles")
     made.add_argument("--repeats", type=int, default=5)
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--profile", type=Path, help="a folder: trace the first call")
     record.add_save(made)
     return made
 

@@ -344,7 +344,32 @@ STARTED += ("cached_first_call_s", "cached_compile_s")
 
 
 def started() -> str:
-    """First calls, cold and from the cache."""
+    """First calls, cold and from the cache, and what compiling consists of."""
+    kept = [
+        (mode, line)
+        for mode in ("infer", "train")
+        for line in newest(
+            (line for line in lines("compile") if mode in line),
+            *("config", "size", "batch", "dtype", "precision"),
+        )
+    ]
+    found = [_compiling(mode, line) for mode, line in kept if line[mode].get("xla")]
+    return "\n\n".join([_first_calls(kept), *found])
+
+
+def _compiling(mode: str, line: dict[str, Any]) -> str:
+    xla = line[mode]["xla"]
+    rest = xla["whole_s"] - xla["passes_s"] - xla["kernels_s"] - xla["code_s"]
+    return (
+        f"Compiling the {program(mode)} of {line['config']}, {setting(line)}, under a"
+        f" profiler: {xla['whole_s']:.1f} s, of which passes over the program"
+        f" {xla['passes_s']:.1f} s, writing its {xla['kernels']} kernels"
+        f" {xla['kernels_s']:.1f} s, their machine code {xla['code_s']:.1f} s, buffers"
+        f" and the rest {rest:.1f} s ({source(line)[0]}, {source(line)[2]})."
+    )
+
+
+def _first_calls(kept) -> str:
     return table(
         " what| configuration|first call cold s|of it tracing|lowering|compiling"
         "|first call cached s|of it reading|later calls s| on| day| commit",
@@ -359,11 +384,7 @@ def started() -> str:
                 f"{line[mode]['step_ms'] / 1e3:.1f}",
                 *source(line),
             ]
-            for mode in ("infer", "train")
-            for line in newest(
-                (line for line in lines("compile") if mode in line),
-                *("config", "size", "batch", "dtype", "precision"),
-            )
+            for mode, line in kept
         ),
     )
 

@@ -7,7 +7,8 @@ row length) and multiplies it by one [bins, cells] matrix. The number of samples
 only changes that small matrix, which makes adaptive sampling (`sampling_ratio=0`) exact
 in static shapes. RoIs are sorted by the size of their window and taken in chunks, whose
 windows are visited in pieces of `WINDOW` cells until the largest of the chunk is done:
-work follows the area of the RoIs, and none is too large.
+work follows the area of the RoIs, and none is too large. Under `vmap` the RoIs of all
+images are taken together.
 
 The gradient flows to the features only, as in mmcv, detectron2 and torchvision; it is
 the transpose of the same product, written out below because a loop whose length depends

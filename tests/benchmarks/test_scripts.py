@@ -153,6 +153,9 @@ def test_compiling_is_timed_cold_and_from_the_cache(tiny, tmp_path):
     figures = line["infer"]
     assert figures["programs"] == 1
     assert min(figures["cached_compile_s"], figures["cold_compile_s"]) > 0
+    xla = figures["xla"]
+    parts = xla["passes_s"], xla["kernels_s"], xla["code_s"]
+    assert min(parts) > 0 and sum(parts) < xla["whole_s"] and xla["kernels"] > 50
     stored = (tmp_path / "compile.jsonl").read_text().splitlines()
     assert [json.loads(text) for text in stored] == [line]
 
