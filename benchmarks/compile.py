@@ -3,11 +3,12 @@
     python benchmarks/compile.py --size=800x1216 --batch=1
 
 Runs `inference.py` and `train_step.py`, each twice in a process of its own with the
-same new JAX compilation cache: the first process compiles, the second one reads. Other
-options than the ones below go to both scripts. `first_call_s` holds tracing, compiling
-(or reading) and one run of about `step_ms`; `compile_s` is the compiling alone. A third
-process compiles under a profiler, which says what XLA's time went into (`xla`; {} where
-its events have other names, as on GPUs).
+same new JAX compilation cache: the first process compiles, the second one reads. Of
+`--rounds` such pairs the medians count. Other options than the ones below go to both
+scripts. `first_call_s` holds tracing, compiling (or reading) and one run of about
+`step_ms`; `compile_s` is the compiling alone. A last process compiles under a profiler,
+which says what XLA's time went into (`xla`; {} where its events have other names, as on
+GPUs).
 """
 
 import argparse
@@ -36,31 +37,41 @@ EVENTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mode", choices=("infer", "train", "both"), default="both")
+    parser.add_argument("--rounds", type=int, default=3)
     record.add_save(parser)
     asked, options = parser.parse_known_args()
     modes = SCRIPTS if asked.mode == "both" else (asked.mode,)
     figures, seen = {}, {}
     for mode in modes:
-        figures[mode], seen = cold_and_cached(SCRIPTS[mode], options)
+        figures[mode], seen = cold_and_cached(SCRIPTS[mode], options, asked.rounds)
     same = ("config", "size", "batch", "dtype", "precision", "device")
     record.emit("compile", {k: seen[k] for k in same} | figures, asked.save)
 
 
-def cold_and_cached(script: Path, options: list[str]) -> tuple[dict, dict]:
-    """The figures of one script's program, and the last line that it printed."""
+def cold_and_cached(script: Path, options: list[str], rounds: int) -> tuple[dict, dict]:
+    """The figures of one script's program, and the last line that it printed.
+
+    Parts of a first call are those of the round whose first call is the median.
+    """
     command = [sys.executable, script, *options, "--warmup=1", "--repeats=1"]
-    with tempfile.TemporaryDirectory(prefix="compilation_cache_") as folder:
-        environment = {
-            "JAX_COMPILATION_CACHE_DIR": folder,
-            "JAX_ENABLE_COMPILATION_CACHE": "true",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        cold = record.from_process(command, environment)
-        cached = record.from_process(command, environment)
-    figures = {"programs": cold["programs"], "step_ms": cached["median_ms"]}
-    for name, line in (("cold", cold), ("cached", cached)):
-        figures |= {f"{name}_{k}": line[k] for k in ("first_call_s", *timing.PARTS)}
-    return figures | {"xla": under_profiler(command)}, cached
+    found: dict[str, list[dict]] = {"cold": [], "cached": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="compilation_cache_") as folder:
+            environment = {
+                "JAX_COMPILATION_CACHE_DIR": folder,
+                "JAX_ENABLE_COMPILATION_CACHE": "true",
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+            for lines in found.values():
+                lines.append(record.from_process(command, environment))
+    last = found["cached"][-1]
+    figures = {"programs": last["programs"], "step_ms": last["median_ms"]}
+    for name, lines in found.items():
+        lines.sort(key=lambda line: line["first_call_s"])
+        middle = lines[(rounds - 1) // 2]
+        figures |= {f"{name}_{k}": middle[k] for k in ("first_call_s", *timing.PARTS)}
+        figures[f"{name}_all_s"] = [line["first_call_s"] for line in lines]
+    return figures | {"xla": under_profiler(command)}, last
 
 
 def under_profiler(command: list) -> dict:

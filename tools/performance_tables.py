@@ -369,6 +369,14 @@ def _compiling(mode: str, line: dict[str, Any]) -> str:
     )
 
 
+def _seconds(figures: dict[str, Any], part: str) -> str:
+    if part not in figures:
+        return ""
+    kind, _, name = part.partition("_")
+    every = figures.get(f"{kind}_all_s") if name == "first_call_s" else None
+    return span(every, figures[part], 1) if every else f"{figures[part]:.1f}"
+
+
 def _first_calls(kept) -> str:
     return table(
         " what| configuration|first call cold s|of it tracing|lowering|compiling"
@@ -377,10 +385,7 @@ def _first_calls(kept) -> str:
             [
                 program(mode),
                 f"{line['config']}, {setting(line)}",
-                *(
-                    f"{line[mode][part]:.1f}" if part in line[mode] else ""
-                    for part in STARTED
-                ),
+                *(_seconds(line[mode], part) for part in STARTED),
                 f"{line[mode]['step_ms'] / 1e3:.1f}",
                 *source(line),
             ]

@@ -143,7 +143,7 @@ def test_a_measurement_is_one_line_without_the_data_libraries(tiny, script, own)
 
 
 def test_compiling_is_timed_cold_and_from_the_cache(tiny, tmp_path):
-    words = ("--mode=infer", *tiny, f"--save={tmp_path}")
+    words = ("--mode=infer", "--rounds=2", *tiny, f"--save={tmp_path}")
     line = only_line(run(BENCHMARKS / "compile.py", *words))
     assert set(line) == EVERY | {"config", "size", "batch", "dtype"} | {
         "precision",
@@ -153,6 +153,7 @@ def test_compiling_is_timed_cold_and_from_the_cache(tiny, tmp_path):
     figures = line["infer"]
     assert figures["programs"] == 1
     assert min(figures["cached_compile_s"], figures["cold_compile_s"]) > 0
+    assert len(figures["cold_all_s"]) == len(figures["cached_all_s"]) == 2
     xla = figures["xla"]
     parts = xla["passes_s"], xla["kernels_s"], xla["code_s"]
     assert min(parts) > 0 and sum(parts) < xla["whole_s"] and xla["kernels"] > 50
