@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,9 @@ def join(
         sys.stdout = open(os.devnull, "w")
 
 
+# The first process keeps the others together: one that is still about to end when the
+# first is gone is aborted by JAX, with a stack trace and another exit code.
+LAST_OUT_S = 2.0
 LOST = re.compile("gloo|nccl|heartbeat|coordination|connection (reset|closed)", re.I)
 
 
@@ -94,6 +98,8 @@ def ending_together() -> Iterator[None]:
             print(f"error: {who}: {error}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_first():
+            time.sleep(LAST_OUT_S)
         os._exit(code)
 
 

@@ -197,6 +197,7 @@ with distributed.ending_together():
                 if told.now(number):
                     saved.save(state(number))
                     saved.wait()
+                    time.sleep(rank)  # the first, which keeps both together, waits
                     raise told.error(f"after step {number}")
 """
 
