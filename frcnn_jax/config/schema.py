@@ -228,7 +228,7 @@ class Eval:
     backend: str = "pycocotools"  # of the COCO metric; or "faster": faster-coco-eval
     split: str = ""  # "" = data.val
     loss: bool = False  # the training loss on these images too
-    batch_size: int = 8  # images per step over all devices
+    batch_size: int = 8  # most images per step over all devices
     max_pictures: int = 16  # drawn by the demo and by eval.py --pictures
 
 

@@ -25,8 +25,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 WINDOW = 256  # cells per piece
-CHUNK = 64  # RoIs at a time, or more where that would take more than
-CHUNKS = 16  # chunks; memory is bounded at chunk * WINDOW * C
+# RoIs at a time: CHUNK, or so many that CHUNKS chunks hold all of them. Memory is
+# bounded at chunk * WINDOW * C.
+CHUNK = 64
+CHUNKS = 16
 
 
 class Pooling(NamedTuple):

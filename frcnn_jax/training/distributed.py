@@ -63,15 +63,16 @@ def join(
         sys.stdout = open(os.devnull, "w")
 
 
-# The first process keeps the others together: one that is still about to end when the
-# first is gone is aborted by JAX, with a stack trace and another exit code.
+# Seconds that the first process waits before it ends. It keeps the others together: one
+# that is still ending when the first is gone is aborted by JAX, with a stack trace and
+# another exit code.
 LAST_OUT_S = 2.0
 LOST = re.compile("gloo|nccl|heartbeat|coordination|connection (reset|closed)", re.I)
 
 
 @contextmanager
 def ending_together() -> Iterator[None]:
-    """An error in one of several processes ends this one at once, with a message.
+    """An error in one of several processes ends this one soon, with a message.
 
     Leaving in the usual way would wait for processes that are gone or still compute.
     The others notice: by a broken connection at once, or else by missing heartbeats.

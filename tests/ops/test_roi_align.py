@@ -204,15 +204,20 @@ def test_windows_of_several_pieces(ratio, rng):
     assert_equals_naive(feature, boxes, Pooling(7, ratio, True, (4,)), rng)
 
 
-@pytest.mark.parametrize(("maps", "rois"), [(0, 0), (0, None), (None, 0)])
-def test_images_together_are_as_each_alone(maps, rois, rng):
-    """RoIs of a batch share their chunks, also where they or the map are the same."""
+@pytest.mark.parametrize(
+    ("maps", "rois", "ups"), [(0, 0, 0), (0, None, 0), (None, 0, 0), (None, 0, None)]
+)
+def test_images_together_are_as_each_alone(maps, rois, ups, rng):
+    """RoIs of a batch share their chunks, also where not all is each image's own."""
     features = rng.standard_normal((3, 50, 72, 2)).astype(np.float32)
     xy, wh = rng.uniform(-20, 250, (3, 40, 2)), rng.uniform(1, 90, (3, 40, 2))
     boxes = np.concatenate([xy, xy + wh], -1).astype(np.float32)
-    features = features if maps == 0 else features[0]
-    boxes = boxes if rois == 0 else boxes[0]
     up = rng.standard_normal((3, 40, 7, 7, 2)).astype(np.float32)
+    axes = maps, rois, ups
+    given = [
+        x if axis == 0 else x[0]
+        for x, axis in zip((features, boxes, up), axes, strict=True)
+    ]
 
     def crop_and_pull(feature, box, up):
         def crop(feature):
@@ -221,12 +226,11 @@ def test_images_together_are_as_each_alone(maps, rois, rng):
         crops, pull = jax.vjp(crop, feature)
         return crops, pull(up)[0]
 
-    together = jax.jit(jax.vmap(crop_and_pull, (maps, rois, 0)))(features, boxes, up)
+    together = jax.jit(jax.vmap(crop_and_pull, axes))(*given)
+    one = jax.jit(crop_and_pull)
     alone = [
-        jax.jit(crop_and_pull)(
-            features[i] if maps == 0 else features, boxes[i] if rois == 0 else boxes, g
-        )
-        for i, g in enumerate(up)
+        one(*(x[i] if a == 0 else x for x, a in zip(given, axes, strict=True)))
+        for i in range(3)
     ]
     for found, expected in zip(together, zip(*alone, strict=True), strict=True):
         np.testing.assert_allclose(found, np.stack(expected), rtol=1e-5, atol=1e-5)
