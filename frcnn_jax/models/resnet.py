@@ -10,6 +10,7 @@ classifier.
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -73,7 +74,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(self.norm(name="norm2")(y, inside[1], train))
         y = self.conv(self.planes * 4, name="conv3")(y)
         y = self.norm(name="norm3")(y, inside[1], train)
-        return nn.relu(y + _shortcut(self, x, y, inside[1], train))
+        return _end(y + _shortcut(self, x, y, inside[1], train))
 
 
 class BasicBlock(nn.Module):
@@ -93,7 +94,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y, inside[1], train))
         y = self.conv(self.planes, kernel=3, name="conv2")(y, inside[1])
         y = self.norm(name="norm2")(y, inside[1], train)
-        return nn.relu(y + _shortcut(self, x, y, inside[1], train))
+        return _end(y + _shortcut(self, x, y, inside[1], train))
 
 
 def _shortcut(block, x, y, inside, train):
@@ -102,6 +103,27 @@ def _shortcut(block, x, y, inside, train):
         return x
     x = block.conv(y.shape[-1], stride=block.stride, name="shortcut_conv")(x)
     return block.norm(name="shortcut_norm")(x, inside, train)
+
+
+@jax.custom_jvp
+def _end(x):
+    """The relu at the end of a block, on CPUs as a choice and not as a maximum.
+
+    There XLA repeats a maximum with a constant wherever it is read, with the sum before
+    it. Through the shortcuts the end of every block, and its gradient, would compute
+    the ends of all blocks before it once more: kernels that grow with the depth. A
+    choice is computed once.
+    """
+    return jax.lax.platform_dependent(x, cpu=_choice, default=nn.relu)
+
+
+def _choice(x):
+    return jnp.where(x <= 0, 0, x)  # NaN stays NaN, as in a maximum
+
+
+@_end.defjvp
+def _end_jvp(primals, tangents):
+    return _end(*primals), jnp.where(primals[0] > 0, tangents[0], 0)
 
 
 class Stage(nn.Module):

@@ -1,7 +1,9 @@
 """The trunk: published sizes, where strides are, canvases."""
 
-import functools
+import re
+from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from flax import traverse_util
 
 from frcnn_jax.models.layers import Conv, max_pool
 from frcnn_jax.models.norm import Norm
-from frcnn_jax.models.resnet import STRIDES, Bottleneck, ResNet, Stage
+from frcnn_jax.models.resnet import STRIDES, Bottleneck, ResNet, Stage, _end
 from frcnn_jax.ops import canvas
 
 # Learnable numbers of torchvision's models without their classifier.
@@ -30,7 +32,7 @@ def shapes(model, hw=(64, 96)):
     return maps, variables
 
 
-flat = functools.partial(traverse_util.flatten_dict, sep="/")
+flat = partial(traverse_util.flatten_dict, sep="/")
 
 
 @pytest.mark.parametrize("depth", PARAMETERS)
@@ -163,15 +165,15 @@ def test_every_block_of_a_dilated_stage_sees_two_cells_far(rng):
         lambda leaf: jnp.asarray(np.abs(rng.standard_normal(leaf.shape)), jnp.float32),
         {k: v["layer4"] for k, v in names.items()},
     )
-    block = functools.partial(
+    block = partial(
         Bottleneck,
         32,
         stride_in_1x1=False,
         groups=1,
         group_width=64,
         dilation=2,
-        conv=functools.partial(Conv),
-        norm=functools.partial(Norm),
+        conv=partial(Conv),
+        norm=partial(Norm),
     )
     maps = jnp.zeros((1, 21, 21, 64)).at[0, 10, 10].set(1.0)
     stage = Stage(3, 1, block)
@@ -194,3 +196,34 @@ def test_a_wide_resnet_is_a_matter_of_group_width():
     """wide_resnet50_2 has one group of 128 channels; torchvision's number, no fc."""
     _, variables = shapes(ResNet(50, group_width=128))
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == 66_834_240
+
+
+def test_a_blocks_end_is_a_relu(rng):
+    """Also where it is 0 or not finite, and in its gradient."""
+    edges = np.float32([0.0, -0.0, np.nan, np.inf, -np.inf])
+    x = jnp.asarray(np.concatenate([edges, rng.normal(size=50).astype(np.float32)]))
+    np.testing.assert_array_equal(_end(x), nn.relu(x))
+    found, expected = (jax.grad(lambda x, f=f: f(x).sum())(x) for f in (_end, nn.relu))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_kernels_do_not_grow_with_depth(rng):
+    """On CPUs the end of a block would else contain those of all blocks before it."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("of XLA for CPUs")
+    x = jnp.asarray(rng.normal(size=(1, 8, 8, 64)), jnp.float32)
+
+    def inputs_of_the_largest_kernel(blocks):
+        plain = {"stride_in_1x1": False, "groups": 1, "group_width": 64, "dilation": 1}
+        block = partial(Bottleneck, 16, **plain, conv=partial(Conv), norm=partial(Norm))
+        stage = Stage(blocks, 1, block)
+        variables = stage.init(jax.random.key(0), x, (None, None), False)
+
+        def loss(variables):
+            return jnp.square(stage.apply(variables, x, (None, None), False)).sum()
+
+        text = jax.jit(jax.grad(loss)).lower(variables).compile().as_text()
+        calls = re.findall(r" fusion\(([^)]*)\)", text)
+        return max(call.count("%") for call in calls)
+
+    assert inputs_of_the_largest_kernel(9) == inputs_of_the_largest_kernel(5)
