@@ -209,7 +209,7 @@ def test_a_larger_canvas_gives_the_same_detections_and_losses(family, plain):
     assert (theirs.labels > 0).sum() > 8
     np.testing.assert_array_equal(ours.labels, theirs.labels)
     np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=5e-3)  # pixels
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=5e-5)
     metrics, updates, _ = step(variables, large)
     assert_near((metrics, updates), plain[:2], 1e-4)
 
