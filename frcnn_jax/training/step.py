@@ -84,7 +84,8 @@ def _norm(tree) -> jax.Array:
     """The Euclidean norm of all numbers in a tree.
 
     Squares of some arrays of one size are added before they are summed: XLA puts the
-    ends of all sums into one kernel, and one of some hundred arrays compiles for long.
+    ends of all sums into one kernel, and one of some hundred arrays compiles for long,
+    as does one that adds all squares of a size.
     """
     by_size: dict[int, list[jax.Array]] = {}
     for x in jax.tree.leaves(tree):

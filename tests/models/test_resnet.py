@@ -35,6 +35,13 @@ def shapes(model, hw=(64, 96)):
 flat = partial(traverse_util.flatten_dict, sep="/")
 
 
+def bottleneck(planes, *, dilation):
+    """One of pytorch style without groups, but for its stride."""
+    own = {"stride_in_1x1": False, "groups": 1, "group_width": 64}
+    layers = {"conv": partial(Conv), "norm": partial(Norm)}
+    return partial(Bottleneck, planes, dilation=dilation, **own, **layers)
+
+
 @pytest.mark.parametrize("depth", PARAMETERS)
 def test_sizes_are_the_published_ones(depth):
     maps, variables = shapes(ResNet(depth))
@@ -165,18 +172,8 @@ def test_every_block_of_a_dilated_stage_sees_two_cells_far(rng):
         lambda leaf: jnp.asarray(np.abs(rng.standard_normal(leaf.shape)), jnp.float32),
         {k: v["layer4"] for k, v in names.items()},
     )
-    block = partial(
-        Bottleneck,
-        32,
-        stride_in_1x1=False,
-        groups=1,
-        group_width=64,
-        dilation=2,
-        conv=partial(Conv),
-        norm=partial(Norm),
-    )
     maps = jnp.zeros((1, 21, 21, 64)).at[0, 10, 10].set(1.0)
-    stage = Stage(3, 1, block)
+    stage = Stage(3, 1, bottleneck(32, dilation=2))
     change = stage.apply(variables, maps, (None, None), False)
     change -= stage.apply(variables, maps * 0, (None, None), False)
     rows = np.flatnonzero(np.abs(np.asarray(change[0])).max((1, 2)))
@@ -214,9 +211,7 @@ def test_kernels_do_not_grow_with_depth(rng):
     x = jnp.asarray(rng.normal(size=(1, 8, 8, 64)), jnp.float32)
 
     def inputs_of_the_largest_kernel(blocks):
-        plain = {"stride_in_1x1": False, "groups": 1, "group_width": 64, "dilation": 1}
-        block = partial(Bottleneck, 16, **plain, conv=partial(Conv), norm=partial(Norm))
-        stage = Stage(blocks, 1, block)
+        stage = Stage(blocks, 1, bottleneck(16, dilation=1))
         variables = stage.init(jax.random.key(0), x, (None, None), False)
 
         def loss(variables):
