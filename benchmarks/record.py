@@ -92,9 +92,13 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> Line:
-    """This checkout's commit and whether tracked files differ; None without git."""
+    """This checkout's commit and whether tracked files differ; None without git.
+
+    Results and pictures of runs before this one, and other documents, do not count.
+    """
     sha = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "-uno", "--", ".", ":!benchmarks/results")
+    apart = ":!benchmarks/results", ":!docs"
+    changes = _git("status", "--porcelain", "-uno", "--", ".", *apart)
     return {
         "commit": None if sha is None else sha[:12],
         "dirty": None if changes is None else bool(changes),
