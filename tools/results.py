@@ -132,18 +132,25 @@ def parity(name: str, base: str | None, errors: dict[str, dict]) -> dict[str, fl
     return found
 
 
-def newest(file: str, key: str) -> dict[str, dict]:
-    """The last line of a file of results for each value of `key`."""
+def newest(file: str, wanted: dict[str, Any] | None = None) -> dict[str, dict]:
+    """The last line of a file of results for each configuration.
+
+    Lines that differ from `wanted` in any of its fields do not count.
+    """
     path = RESULTS / file
     lines = path.read_text().splitlines() if path.exists() else []
-    return {line[key]: line for line in map(json.loads, lines)}
+    return {
+        line["config"]: line
+        for line in map(json.loads, lines)
+        if all(line[field] == value for field, value in (wanted or {}).items())
+    }
 
 
 def page() -> str:
     """The text of docs/results.md."""
     every = list(rows())
-    measured = newest("architectures.jsonl", "config")
-    trained = newest("trained.jsonl", "config")
+    measured = newest("architectures.jsonl", SETTING)
+    trained = newest("trained.jsonl")
     path = RESULTS / "parity.json"
     errors = json.loads(path.read_text()) if path.exists() else {}
     models = {row.name: row.run.model for row in every}
@@ -173,6 +180,7 @@ Every row of the peers' tables as a configuration. This page is written by
   norms of all gradients relative. Empty: not recorded for this architecture.
 - **params**, **GFLOP** (one image of 800x1216, XLA's count), **ms** and **peak MB** of
   one prediction on a CPU, batch 1, float32 (`benchmarks/architectures.py`)."""
+SETTING = {"size": [800, 1216], "batch": 1, "dtype": "float32"}
 COLUMNS = (
     "| configuration | | published | ours | maps | boxes px | losses | gradients"
     " | params | GFLOP | ms | peak MB |\n" + "|---|---|" + "---:|" * 10

@@ -116,6 +116,20 @@ def test_steep_curves_are_marked_and_a_newer_axis_replaces_its_own_only(
     assert performance.facts()["batching"].startswith("10 ms at batch 1 and 25 ms at")
 
 
+def test_sixteen_bits_stand_beside_thirty_two_of_the_same_machine(performance, results):
+    other = {"machine": {"cpu": "Another", "usable_cores": 2}}
+    device = {"device": {"platform": "cpu", "kind": "cpu"}}
+    assert "never timed" in performance.facts()["half_measured"]
+    results("architectures", **SETTING | device | {"median_ms": 70.0})
+    assert "never timed" in performance.facts()["half_measured"]
+    half = SETTING | device | {"dtype": "bfloat16", "median_ms": 80.0}
+    results("architectures", **half)
+    results("architectures", **SETTING | device | other | {"median_ms": 50.0})
+    said = performance.facts()["half_measured"]
+    assert said == "bfloat16 took 80 ms for such an image where float32 took 70 ms"
+    assert performance.facts()["usual_ms"] == "50 ms"
+
+
 def test_what_was_never_measured_is_called_so(performance, results):
     text = performance.page()
     assert text.count("**Never measured here**") == 2

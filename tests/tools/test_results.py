@@ -61,3 +61,14 @@ def test_the_largest_error_of_all_tests_counts(results):
     }
     found = results.parity("r50_fpn_2x", "r50_fpn_1x", errors)
     assert found == {"maps": 3e-6, "boxes_px": 2e-4, "losses": 1e-7}
+
+
+def test_lines_of_other_settings_leave_a_row_as_it_is(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    usual = {"config": "a", "size": [800, 1216], "batch": 1, "dtype": "float32"}
+    lines = [usual | {"ms": 1}, usual | {"ms": 2}, usual | {"config": "b", "ms": 3}]
+    lines += [usual | {"dtype": "bfloat16", "ms": 4}, usual | {"batch": 8, "ms": 5}]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = results.newest("x.jsonl", results.SETTING)
+    assert {name: line["ms"] for name, line in found.items()} == {"a": 2, "b": 3}
+    assert results.newest("x.jsonl")["a"]["ms"] == 5
