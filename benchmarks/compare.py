@@ -6,7 +6,8 @@
 Each round runs our script and then the peer's, never both at once, so that a machine
 that slows down slows both. The peer's script has to take `--mode infer|train --size HxW
 --batch N --device cpu|cuda --dtype fp32|bf16 --warmup N --repeats N` and to print one
-line of JSON with `median_ms` last. The ratio is ours / peer: below 1, ours is quicker.
+line of JSON with `median_ms` last. The ratio is ours / peer, the median of those of the
+rounds: below 1, ours is quicker.
 
 Ours starts from uint8 images in host memory and ends there; what the peer's script
 times is its own affair (see its text) and should be quoted beside the ratio.
@@ -64,6 +65,8 @@ def arguments() -> argparse.Namespace:
     asked = parser.parse_args()
     if asked.rounds < 1:
         parser.error(f"--rounds={asked.rounds}: one round or more")
+    if asked.repeats % 2 == 0:  # one of two in the middle, or their mean: peers differ
+        parser.error(f"--repeats={asked.repeats}: an odd number, which has a middle")
     if not asked.peer_script.is_file():
         parser.error(f"--peer-script={asked.peer_script} does not exist")
     return asked
@@ -94,14 +97,14 @@ def summary(rounds: list[tuple[record.Line, record.Line]]) -> dict[str, Any]:
     ours, peer = (
         [line["median_ms"] for line in side] for side in zip(*rounds, strict=True)
     )
-    medians = statistics.median(ours), statistics.median(peer)
+    ratios = [a / b for a, b in zip(ours, peer, strict=True)]
     return {
         "ours_ms": ours,
         "peer_ms": peer,
-        "ours_median_ms": round(medians[0], 3),
-        "peer_median_ms": round(medians[1], 3),
-        "ratio": round(medians[0] / medians[1], 4),
-        "ratios": [round(a / b, 4) for a, b in zip(ours, peer, strict=True)],
+        "ours_median_ms": round(statistics.median(ours), 3),
+        "peer_median_ms": round(statistics.median(peer), 3),
+        "ratio": round(statistics.median(ratios), 4),
+        "ratios": [round(ratio, 4) for ratio in ratios],
         "ours": rounds[-1][0],
         "peer": rounds[-1][1],
     }

@@ -51,11 +51,13 @@ import jax, numpy as np
 from benchmarks import workload
 from frcnn_jax.detectors import faster_rcnn
 from frcnn_jax.export import stablehlo
+from frcnn_jax.training import devices
 asked = workload.parser("-.", batch=1).parse_args(ARGUMENTS)
 predict = stablehlo.calls(faster_rcnn.make(workload.load(asked).model).predict)
 with np.load("weights.npz") as arrays:
     weights = jax.device_put(dict(arrays.items()))
-program = jax.jit(predict)
+options = devices.compiler_options(jax.default_backend())
+program = jax.jit(predict, compiler_options=options)
 call = lambda *arrays: [np.asarray(x) for x in program(weights, *arrays)]
 """
 

@@ -29,7 +29,6 @@ from frcnn_jax.detectors import faster_rcnn  # noqa: E402
 from frcnn_jax.training import distributed, optimizer, schedule, step  # noqa: E402
 from frcnn_jax.training.state import create  # noqa: E402
 
-RATE = 1e-5
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 # `%x = (f32[64]{0}, f32[]) all-reduce(...)`, or `-start(` where it is asynchronous.
 COLLECTIVE = re.compile(rf"= (\(.*?\)|\S+) ({KINDS})(?:-start)?\(")
@@ -43,7 +42,6 @@ def main() -> None:
     parser.add_argument("--counts", default="1,2,4,8", help="numbers of devices")
     asked = parser.parse_args()
     run = workload.load(asked)
-    run.train.lr, run.train.lr_batch_size, run.train.warmup_steps = RATE, 0, 0
     variables = workload.variables(run.model, asked.size, asked.seed)
     trainable, _ = optimizer.split(variables["params"], run.train.freeze)
     numbers = [int(number) for number in asked.counts.split(",")]

@@ -43,8 +43,6 @@ from frcnn_jax.training import (  # noqa: E402
 from frcnn_jax.training.state import create  # noqa: E402
 from frcnn_jax.types import Batch  # noqa: E402
 
-RATE = 1e-5
-
 
 def options() -> dict[str, str]:
     """Those that training and prediction compile with here."""
@@ -102,7 +100,6 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=20, help="objects per image")
     asked = parser.parse_args()
     run = workload.load(asked)
-    run.train.lr, run.train.lr_batch_size, run.train.warmup_steps = RATE, 0, 0
     arrays = workload.arrays(
         np.random.default_rng(asked.seed),
         batch=asked.batch,
@@ -251,7 +248,7 @@ def trunk(stages: Stages, model: config.FasterRCNN, weights, batch: Batch, part=
     net, train = faster_rcnn.Network(model), part is not None
 
     def backbone(variables, pixels):
-        run = lambda net, x: net.backbone(x, masks(net, x, batch, model), False)  # noqa: E731
+        run = lambda net, x: net.backbone(x, masks(net, x, batch), False)  # noqa: E731
         return net.apply(variables, pixels, method=run)
 
     def pyramid(variables, maps):
@@ -271,14 +268,14 @@ def trunk(stages: Stages, model: config.FasterRCNN, weights, batch: Batch, part=
     return stages.time("FPN", pulled(forward), part("fpn"), maps)[0]
 
 
-def masks(net, pixels, batch: Batch, model: config.FasterRCNN):
+def masks(net, pixels, batch: Batch):
     """Which cells belong to the images, as the backbone takes it."""
     return net.masks(pixels.shape[1:3], batch.image_hw, [1, 2, 4, 8, 16, 32])
 
 
 def inside(net, batch: Batch, model: config.FasterRCNN, maps):
     """The same for the pyramid."""
-    found = masks(net, batch.images, batch, model)
+    found = masks(net, batch.images, batch)
     strides = network.output_strides(model.backbone)
     return found and {stage: found[strides[stage]] for stage in maps}
 

@@ -23,15 +23,12 @@ from frcnn_jax.detectors import faster_rcnn  # noqa: E402
 from frcnn_jax.training import distributed, optimizer, schedule, step  # noqa: E402
 from frcnn_jax.training.state import create  # noqa: E402
 
-RATE = 1e-5
-
 
 def main() -> None:
     parser = workload.parser(__doc__, batch=2)
     parser.add_argument("--boxes", type=int, default=8, help="objects per image")
     asked = parser.parse_args()
     run = workload.load(asked)
-    run.train.lr, run.train.lr_batch_size, run.train.warmup_steps = RATE, 0, 0
     mesh = distributed.make_mesh(asked.devices)
     arrays = workload.arrays(
         np.random.default_rng(asked.seed),

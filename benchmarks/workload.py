@@ -45,6 +45,7 @@ from frcnn_jax.ops.roi_align import roi_align
 from frcnn_jax.training import devices
 from frcnn_jax.types import Batch, Detector, Variables
 
+RATE = 1e-5
 CLASSES = 80  # where the configuration takes their number from the data
 # Options that change what a configuration says, where they are given.
 SIZES = {
@@ -110,6 +111,8 @@ def settings(asked: argparse.Namespace) -> dict[str, Any]:
 def load(asked: argparse.Namespace) -> config.Run:
     """The run of a configuration file, with the options put in, validated.
 
+    It learns so slowly that random weights stay near where they began.
+
     Errors: FileNotFoundError, and ValueError from `config.validate`.
     """
     path = asked.config
@@ -125,6 +128,7 @@ def load(asked: argparse.Namespace) -> config.Run:
         run.model.roi.max_detections = asked.max_detections
     run.model.dtype = asked.dtype
     run.train.batch_size = asked.batch
+    run.train.lr, run.train.lr_batch_size, run.train.warmup_steps = RATE, 0, 0
     config.validate(run)
     if asked.precision != "default":
         jax.config.update("jax_default_matmul_precision", asked.precision)

@@ -56,13 +56,16 @@ WAITED = "As a user waits, from the command line on (`benchmarks/cold_start.py`)
 SECTIONS = (
     (
         "Beside the peer",
-        "Both sides in turn, each in its own process. Below 1, ours is quicker; the"
-        " spread of ratios is that over rounds.",
+        "Both sides in turn, each in its own process. Below 1, ours is quicker; a ratio"
+        " is the median of those of the rounds. †: rounds of an even number of calls,"
+        " of which the peer's script names the slower of the middle two: its time is"
+        " too high there and the ratio too low.",
         tables.compared,
     ),
     (
         "Where the time goes",
-        "Each stage compiled and timed by itself. Its floor is the time of its"
+        "Each stage compiled and timed by itself; shares are of their sum, which"
+        " differs from the whole, compiled as one. A floor is the time of its"
         " operations at the speed of a large matrix product or of its bytes at the"
         " speed of a large copy, whichever is more; bound by neither: more than"
         f" {tables.NEAR} times that. Loops whose length depends on data count once, so"
@@ -100,7 +103,8 @@ SECTIONS = (
     ),
     (
         "Cold start",
-        "First call of a process without and with JAX's compilation cache. R-101 has 17"
+        "First call of a process without and with JAX's compilation cache; what its"
+        " parts leave is the first run, which is slower than later ones. R-101 has 17"
         " unrolled blocks more than R-50: the difference of their rows is what they"
         " cost.",
         lambda: "\n\n".join([tables.started(), WAITED, tables.waited()]),
@@ -172,6 +176,8 @@ def facts() -> Facts:
     for name in ("gpu", "tpu"):
         found[f"{name}_measured"] = "" if name in seen else NEVER
     found["half_measured"] = half_measured()
+    if lighter := _beside(lambda line: line["config"] == LIGHT and _plain(line)):
+        _, found["light_ms"], found["usual_ms"] = lighter
     for name, (file, fits, value) in NAMES.items():
         own = [line for line in tables.lines(file) if fits(line)] if file else []
         if own:
@@ -180,19 +186,29 @@ def facts() -> Facts:
 
 
 def half_measured() -> str:
-    """What 16-bit numbers take on a CPU beside 32-bit ones, on the same machine."""
-    every = [line for line in tables.lines("architectures") if _sized(line)]
-    own = [line for line in every if line["config"] == CONFIG]
-    half = next((line for line in reversed(own) if line["dtype"] != "float32"), None)
-    if half is None:
+    """What 16-bit numbers take on a CPU beside 32-bit ones."""
+    found = _beside(lambda line: line["config"] == CONFIG and not _plain(line))
+    if found is None:
         return "bfloat16 and float16 were never timed on a CPU"
-    time = {
-        line["dtype"]: f"{line['median_ms']:.0f} ms"
-        for line in own
-        if line["machine"]["cpu"] == half["machine"]["cpu"]
-    }
-    took = f"{half['dtype']} took {time[half['dtype']]} for such an image where float32"
-    return f"{took} took {time.get('float32', UNKNOWN)}"
+    half, ms, usual = found
+    return f"{half['dtype']} took {ms} for such an image where float32 took {usual}"
+
+
+def _beside(fits: Callable[[dict[str, Any]], bool]) -> tuple | None:
+    """The last line of an architecture that fits, its time, and R-50-FPN's on it.
+
+    One image of full size each, on the same CPU.
+    """
+    every = [x for x in tables.lines("architectures") if _sized(x) and x["batch"] == 1]
+    own = [line for line in every if fits(line)]
+    if not own:
+        return None
+    ms = [
+        f"{line['median_ms']:.0f} ms"
+        for line in every
+        if _usual(line) and tables.device(line) == tables.device(own[-1])
+    ]
+    return own[-1], f"{own[-1]['median_ms']:.0f} ms", ms[-1] if ms else UNKNOWN
 
 
 def _on_cpu(line: dict[str, Any]) -> bool:
@@ -224,14 +240,9 @@ def _first(mode: str, kind: str) -> tuple:
     return "compile", fits, lambda line: f"{line[mode][f'{kind}_first_call_s']:.1f} s"
 
 
-def _speed(config: str) -> tuple:
-    fits = lambda line: line["config"] == config and _plain(line)  # noqa: E731
-    return "architectures", fits, lambda line: f"{line['median_ms']:.0f} ms"
-
-
 def _share(line: dict[str, Any], *names: str) -> float:
     times = {stage["stage"]: stage["median_ms"] for stage in line["stages"]}
-    return sum(times.get(name, 0) for name in names) / sum(times.values())
+    return sum(times.get(name, 0) for name in names) / tables.total(line)
 
 
 def _batched(line: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -256,6 +267,8 @@ NAMES: dict[str, tuple] = {
     "gpu_measured": ("", None, None),
     "tpu_measured": ("", None, None),
     "half_measured": ("", None, None),
+    "light_ms": ("", None, None),
+    "usual_ms": ("", None, None),
     "convolutions": (
         "stages",
         lambda line: line["mode"] == "infer" and _usual(line),
@@ -270,8 +283,6 @@ NAMES: dict[str, tuple] = {
     "predict_cached": _first("infer", "cached"),
     "train_cold": _first("train", "cold"),
     "train_cached": _first("train", "cached"),
-    "usual_ms": _speed(CONFIG),
-    "light_ms": _speed(LIGHT),
     "train_memory": (
         "compare",
         _trained,

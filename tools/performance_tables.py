@@ -5,6 +5,7 @@ Newest means: the last line of each machine, processor or accelerator, and setti
 """
 
 import json
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks import curves
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
+PEER_BOXES = "8"  # objects of an image in the peer's script unless told
 NEAR = 3  # times its floor, up to which a stage is called bound by it
 
 Line = dict[str, Any]
@@ -87,10 +89,22 @@ def setting(line: Line) -> str:
     return said if precision == "default" else f"{said}, {precision}"
 
 
-def compiled(line: Line) -> str:
-    """What of the peer went through `torch.compile`, in words."""
-    what = line["peer"].get("compile", "none")
-    return "" if what == "none" else f", {what} by torch.compile"
+def switched_on(line: Line) -> str:
+    """What was switched on for the peer, in words."""
+    own = line["peer"]
+    compiled = own.get("compile", "none")
+    said = [] if compiled == "none" else [f"{compiled} by torch.compile"]
+    return ", ".join(said + ["channels last"] * bool(own.get("channels_last")))
+
+
+def boxes(line: Line) -> str:
+    """Objects of a training image, and of the peer's where it had another number."""
+    ours, words = line["ours"].get("boxes"), line["peer_args"].replace("=", " ").split()
+    if ours is None:
+        return ""
+    flag = "--boxes-per-image"
+    theirs = words[words.index(flag) + 1] if flag in words else PEER_BOXES
+    return str(ours) if str(ours) == theirs else f"{ours}, peer {theirs}"
 
 
 def compared() -> str:
@@ -100,23 +114,27 @@ def compared() -> str:
         return lambda line: line["ours"][name]
 
     def row(line):
-        peer, ours = line["peer"], line["ours"]
-        said = f"{peer['lib']} {peer.get(peer['lib'], '')}".strip() + compiled(line)
+        ours, peer = line["ours"], line["peer"]
+        named = f"{peer['lib']} {peer.get(peer['lib'], '')}".strip()
+        memory = [line[side].get("peak_rss_mb") for side in ("ours", "peer")]
+        upper = "" if line["repeats"] % 2 else "†"
         return [
             program(line["mode"]),
             ours["config"],
             setting(ours),
-            str(ours.get("boxes", "")),
+            boxes(line),
             span(line["ours_ms"], line["ours_median_ms"]),
-            f"{span(line['peer_ms'], line['peer_median_ms'])}, {said}",
-            span(line["ratios"], line["ratio"], 2),
+            f"{span(line['peer_ms'], line['peer_median_ms'])}{upper}, "
+            + ", ".join(filter(None, [named, switched_on(line)])),
+            span(line["ratios"], statistics.median(line["ratios"]), 2) + upper,
+            ", ".join("?" if mib is None else f"{mib:.0f}" for mib in memory),
             *source(line),
         ]
 
     keys = (own(name) for name in ("config", "size", "batch", "dtype", "precision"))
-    found = newest(lines("compare"), "mode", compiled, *keys)
-    head = " what| configuration| size|boxes|ours ms|peer ms|ratio| on| day| commit"
-    return table(head, map(row, found))
+    found = newest(lines("compare"), "mode", switched_on, *keys)
+    head = " what| configuration| size|boxes|ours ms|peer ms|ratio|MiB, ours and peer"
+    return table(f"{head}| on| day| commit", map(row, found))
 
 
 def staged() -> str:
@@ -126,14 +144,15 @@ def staged() -> str:
     for line in newest(lines("stages"), *keys):
         what = f"A {program(line['mode'])}"
         where, day, commit = source(line)
-        whole = line["whole_ms"]
+        whole, together = line["whole_ms"], total(line)
         floors = sum(stage["floor_ms"] for stage in line["stages"])
         parts += [
             f"### {what}: {line['config']}, {size(line)}, batch {line['batch']},"
             f" {line['dtype']}",
             f"{where}, {day}, {commit}. Measured peak: {line['peak_gflops']:.0f}"
-            f" GFLOP/s, {line['peak_gbs']:.1f} GB/s. Whole: {whole:.0f} ms; floors"
-            f" together {floors:.0f} ms, {floors / whole:.0%} of it.",
+            f" GFLOP/s, {line['peak_gbs']:.1f} GB/s. Whole: {whole:.0f} ms; stages"
+            f" one by one {together:.0f} ms; floors together {floors:.0f} ms,"
+            f" {floors / whole:.0%} of the whole.",
             table(
                 " stage|ms|share|GFLOP|MB|floor ms|x floor| bound by",
                 (stage_row(stage, line) for stage in line["stages"]),
@@ -143,11 +162,16 @@ def staged() -> str:
     return "\n\n".join(parts) or "Not recorded yet."
 
 
+def total(line: Line) -> float:
+    """Milliseconds of all stages, each measured by itself."""
+    return sum(stage["median_ms"] for stage in line["stages"])
+
+
 def stage_row(stage: Line, line: Line) -> list[str]:
     times = f"{stage['median_ms'] / stage['floor_ms']:.1f}" if stage["floor_ms"] else ""
     numbers = [
         f"{stage['median_ms']:.1f}",
-        f"{stage['median_ms'] / line['whole_ms']:.1%}",
+        f"{stage['median_ms'] / total(line):.1%}",
     ]
     numbers += [
         f"{stage['gflop']:.1f}",
@@ -176,7 +200,7 @@ def bounds(line: Line) -> str:
     first = sorted(line["stages"], key=above, reverse=True)[:3]
     said = [
         f"{stage['stage']} {above(stage):.0f} ms"
-        f" ({above(stage) / line['whole_ms']:.0%}, bound by {bound(stage, line)})"
+        f" ({above(stage) / total(line):.0%}, bound by {bound(stage, line)})"
         for stage in first
     ]
     return f"What bounds it now, in ms above the floor: {'; '.join(said)}."

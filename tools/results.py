@@ -135,7 +135,8 @@ def parity(name: str, base: str | None, errors: dict[str, dict]) -> dict[str, fl
 def newest(file: str, wanted: dict[str, Any] | None = None) -> dict[str, dict]:
     """The last line of a file of results for each configuration.
 
-    Lines that differ from `wanted` in any of its fields do not count.
+    Lines that differ from `wanted` in any of its fields do not count, nor do those of
+    accelerators.
     """
     path = RESULTS / file
     lines = path.read_text().splitlines() if path.exists() else []
@@ -143,6 +144,7 @@ def newest(file: str, wanted: dict[str, Any] | None = None) -> dict[str, dict]:
         line["config"]: line
         for line in map(json.loads, lines)
         if all(line[field] == value for field, value in (wanted or {}).items())
+        and line.get("device", {}).get("platform", "cpu") == "cpu"
     }
 
 

@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 WINDOW = 256  # cells per piece
-# RoIs at a time: CHUNK, or so many that CHUNKS chunks hold all of them. Memory is
-# bounded at chunk * WINDOW * C.
+# RoIs at a time: CHUNK, or so many that CHUNKS chunks hold all of them. A chunk takes
+# chunk * WINDOW * C numbers of memory.
 CHUNK = 64
 CHUNKS = 16
 

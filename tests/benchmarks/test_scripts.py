@@ -204,6 +204,14 @@ def test_impossible_requests_say_what_is_wrong(words, complaint):
     assert complaint in done.stderr and not done.stdout
 
 
+def test_an_even_number_of_calls_has_no_middle(tmp_path):
+    peer = tmp_path / "peer.py"
+    peer.touch()
+    words = ["--mode=infer", "--repeats=2", "--peer-python=python"]
+    done = run(BENCHMARKS / "compare.py", *words, f"--peer-script={peer}", fails=True)
+    assert "--repeats=2: an odd number" in done.stderr and not done.stdout
+
+
 def test_architectures_are_measured_one_by_one(tmp_path):
     """The smallest that is published, at a size that takes seconds."""
     words = ["--configs", "torchvision_mobilenet_320_fpn", "--size=64x96"]

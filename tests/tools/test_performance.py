@@ -44,6 +44,7 @@ def comparison(ms, platform="cpu", kind="cpu", **changes):
     ours = SETTING | {"device": device} | changes
     peer = {"lib": "torchvision", "torchvision": "0.1"}
     figures = {"mode": "infer", "ours": ours, "peer": peer, "ours_ms": [ms - 1, ms + 1]}
+    figures |= {"repeats": 3, "peer_args": ""}
     figures |= {"ours_median_ms": ms, "peer_ms": [50.0, 60.0], "peer_median_ms": 55.0}
     return figures | {"ratio": ms / 55, "ratios": [ms / 60, ms / 50]}
 
@@ -82,11 +83,29 @@ def test_the_newest_line_of_each_machine_and_setting_counts(performance, results
     results("compare", **comparison(10.0, platform="gpu", kind="A Card"))
     rows = performance.tables.compared().splitlines()[2:]
     assert len(rows) == 3
-    assert "20 (19 to 21)" in rows[0] and "0.36 (0.33 to 0.40)" in rows[0]
+    assert "20 (19 to 21)" in rows[0] and "0.37 (0.33 to 0.40)" in rows[0]
     assert (
         "batch 2" in rows[1] and "| A Chip, 4 cores | 2030-01-02 | 0123456" in rows[1]
     )
     assert "| A Card |" in rows[2]
+
+
+def test_what_is_switched_on_for_the_peer_makes_a_row_of_its_own(performance, results):
+    results("compare", **comparison(20.0))
+    changed = comparison(15.0, boxes=20, peak_rss_mb=900.4)
+    changed |= {"peer_args": "--channels-last", "repeats": 2}
+    changed["peer"] = changed["peer"] | {"channels_last": True, "peak_rss_mb": 700.0}
+    results("compare", **changed)
+    changed["peer_args"] += " --boxes-per-image=20"
+    changed["peer"] = changed["peer"] | {"compile": "backbone"}
+    results("compare", **changed)
+    rows = performance.tables.compared().splitlines()[2:]
+    assert "torchvision 0.1 |" in rows[0]
+    assert "†" not in rows[0] and "| ?, ? |" in rows[0]
+    assert "†, torchvision 0.1, channels last |" in rows[1]
+    assert "| 20, peer 8 |" in rows[1] and "| 900, 700 |" in rows[1]
+    assert "torchvision 0.1, backbone by torch.compile, channels last |" in rows[2]
+    assert "| 20 |" in rows[2]
 
 
 def test_a_stage_is_bound_by_what_its_floor_explains(performance):
@@ -127,7 +146,10 @@ def test_sixteen_bits_stand_beside_thirty_two_of_the_same_machine(performance, r
     results("architectures", **SETTING | device | other | {"median_ms": 50.0})
     said = performance.facts()["half_measured"]
     assert said == "bfloat16 took 80 ms for such an image where float32 took 70 ms"
-    assert performance.facts()["usual_ms"] == "50 ms"
+    light = {"config": performance.LIGHT, "median_ms": 9.0}
+    results("architectures", **SETTING | device | light)
+    lighter = [performance.facts()[name] for name in ("light_ms", "usual_ms")]
+    assert lighter == ["9 ms", "70 ms"]
 
 
 def test_what_was_never_measured_is_called_so(performance, results):
