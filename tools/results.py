@@ -17,7 +17,7 @@ import json
 import re
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,26 +132,25 @@ def parity(name: str, base: str | None, errors: dict[str, dict]) -> dict[str, fl
     return found
 
 
-def newest(file: str, wanted: dict[str, Any] | None = None) -> dict[str, dict]:
-    """The last line of a file of results for each configuration.
-
-    Lines that differ from `wanted` in any of its fields do not count, nor do those of
-    accelerators.
-    """
+def newest(
+    file: str, fits: Callable[[dict], bool] = lambda line: True
+) -> dict[str, dict]:
+    """The last line of a file of results for each configuration, of those that fit."""
     path = RESULTS / file
     lines = path.read_text().splitlines() if path.exists() else []
-    return {
-        line["config"]: line
-        for line in map(json.loads, lines)
-        if all(line[field] == value for field, value in (wanted or {}).items())
-        and line.get("device", {}).get("platform", "cpu") == "cpu"
-    }
+    return {line["config"]: line for line in map(json.loads, lines) if fits(line)}
+
+
+def usual(line: dict) -> bool:
+    """Whether a line of `architectures.py` is of the setting that the page names."""
+    on_cpu = line["device"]["platform"] == "cpu"
+    return on_cpu and all(line[name] == value for name, value in SETTING.items())
 
 
 def page() -> str:
     """The text of docs/results.md."""
     every = list(rows())
-    measured = newest("architectures.jsonl", SETTING)
+    measured = newest("architectures.jsonl", usual)
     trained = newest("trained.jsonl")
     path = RESULTS / "parity.json"
     errors = json.loads(path.read_text()) if path.exists() else {}

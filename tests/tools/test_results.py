@@ -66,9 +66,11 @@ def test_the_largest_error_of_all_tests_counts(results):
 def test_lines_of_other_settings_leave_a_row_as_it_is(results, monkeypatch, tmp_path):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     usual = {"config": "a", "size": [800, 1216], "batch": 1, "dtype": "float32"}
+    usual["device"] = {"platform": "cpu"}
     lines = [usual | {"ms": 1}, usual | {"ms": 2}, usual | {"config": "b", "ms": 3}]
     lines += [usual | {"dtype": "bfloat16", "ms": 4}, usual | {"batch": 8, "ms": 5}]
+    lines += [usual | {"device": {"platform": "gpu"}, "ms": 6}]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = results.newest("x.jsonl", results.SETTING)
+    found = results.newest("x.jsonl", results.usual)
     assert {name: line["ms"] for name, line in found.items()} == {"a": 2, "b": 3}
-    assert results.newest("x.jsonl")["a"]["ms"] == 5
+    assert results.newest("x.jsonl")["a"]["ms"] == 6  # trained on a GPU, say
